@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+#
+# make            library, command and preload into build/
+# make demo       the main job, on a fresh machine: installs what is missing, then shows it
+# make check      the tests, on a fresh machine: installs what is missing, then runs all
+# make check-debug  the same under sanitizers, then the analyzers
+# make install    with DESTDIR and PREFIX
+
+VERSION := $(shell cat VERSION)
+ABI     := 0
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+B      ?= build
+
+CC     ?= cc
+CFLAGS ?= -O2 -g
+WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wformat=2
+BASE   := -std=gnu11 -D_GNU_SOURCE -Iinclude -I. -fPIC -fvisibility=hidden -pthread \
+          -DPAGEFERRY_VERSION='"$(VERSION)"' -DPAGEFERRY_LIBDIR='"$(LIBDIR)"' $(WARN) $(WERROR)
+SAN    ?=
+# make V=1 shows the commands
+$(V).SILENT:
+
+COMPILE = $(CC) $(BASE) $(CPPFLAGS) $(CFLAGS) $(SAN) -MMD -MP
+
+LIB_O     := $(patsubst %.c,$(B)/%.o,$(wildcard lib/*.c))
+# The library of the tests has parking points, see lib/park.h.
+TEST_O    := $(patsubst %.c,$(B)/park/%.o,$(wildcard lib/*.c))
+PRELOAD_O := $(patsubst %.c,$(B)/%.o,$(wildcard preload/*.c))
+PARKED_O  := $(patsubst %.c,$(B)/park/%.o,$(wildcard preload/*.c))
+TOOL_O    := $(patsubst %.c,$(B)/%.o,$(wildcard tools/*.c))
+BENCHES   := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
+EXAMPLES  := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
+TESTS     := $(patsubst %.c,$(B)/%,$(wildcard $(foreach k,unit uffd race cli vm,tests/$(k)/*.c)))
+FUZZERS   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
+TEST_LIB  := $(wildcard tests/lib/*.c)
+
+.PHONY: all tests benches examples demo check check-debug install uninstall clean
+all: $(B)/libpageferry.a $(B)/libpageferry.so
+
+$(B)/libpageferry.a: $(LIB_O)
+	$(AR) rcs $@ $^
+$(B)/libpageferry.so: $(LIB_O) lib/libpageferry.map
+	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,-soname,libpageferry.so.$(ABI) \
+		-Wl,--version-script=lib/libpageferry.map $(LDFLAGS) -o $@ $(LIB_O)
+	ln -sf libpageferry.so $@.$(ABI)
+$(B)/libpageferry-preload.so: $(PRELOAD_O) $(LIB_O) preload/preload.map
+	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,--version-script=preload/preload.map \
+		$(LDFLAGS) -o $@ $(PRELOAD_O) $(LIB_O) -ldl
+$(B)/pageferry: $(TOOL_O) $(B)/libpageferry.a
+	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c
+
+$(B)/park/libpageferry.a: $(TEST_O)
+	$(AR) rcs $@ $^
+$(B)/park/libpageferry-preload.so: $(PARKED_O) $(TEST_O) preload/preload.map
+	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,--version-script=preload/preload.map \
+		$(LDFLAGS) -o $@ $(PARKED_O) $(TEST_O) -ldl
+
+tests: $(TESTS) $(FUZZERS) guest $(B)/park/libpageferry-preload.so all examples benches
+benches: $(BENCHES)
+examples: $(EXAMPLES)
+
+$(B)/bench/%: bench/%.c $(B)/libpageferry.a
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< $(filter %.o,$^) $(B)/libpageferry.a $(LDFLAGS) -ljson-c -lm
+$(B)/examples/%: examples/%.c $(B)/libpageferry.a
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< $(B)/libpageferry.a $(LDFLAGS)
+$(B)/tests/%: tests/%.c $(TEST_LIB) $(B)/park/libpageferry.a
+	@mkdir -p $(@D)
+	$(COMPILE) -DFERRY_PARK -o $@ $< $(TEST_LIB) $(B)/park/libpageferry.a $(LDFLAGS) -lcmocka -ljson-c
+
+# What the test of examples/kv.c upgrades to: with parking points and less patience; with another layout.
+$(B)/park/examples/kv: examples/kv.c $(B)/park/libpageferry.a
+	@mkdir -p $(@D)
+	$(COMPILE) -DFERRY_PARK -DUPGRADE_SECONDS=2 -o $@ $< $(B)/park/libpageferry.a $(LDFLAGS)
+$(B)/park/examples/kv2: examples/kv.c $(B)/park/libpageferry.a
+	@mkdir -p $(@D)
+	$(COMPILE) -DFERRY_PARK -DKV_LAYOUT='"kv layout 2"' -o $@ $< $(B)/park/libpageferry.a $(LDFLAGS)
+$(B)/tests/cli/kv: $(B)/examples/kv $(B)/park/examples/kv $(B)/park/examples/kv2
+
+$(B)/park/%.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE) -DFERRY_PARK -c -o $@ $<
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE) -c -o $@ $<
+
+demo check check-debug:
+	@scripts/install-deps $@
+	@$(MAKE) --no-print-directory -j2 all tests
+	@scripts/$@
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man3
+	install -m 755 $(B)/pageferry $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(B)/libpageferry.a $(DESTDIR)$(LIBDIR)/
+	install -m 755 $(B)/libpageferry.so $(DESTDIR)$(LIBDIR)/libpageferry.so.$(VERSION)
+	ln -sf libpageferry.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libpageferry.so.$(ABI)
+	ln -sf libpageferry.so.$(ABI) $(DESTDIR)$(LIBDIR)/libpageferry.so
+	install -m 755 $(B)/libpageferry-preload.so $(DESTDIR)$(LIBDIR)/
+	install -m 644 include/pageferry.h $(DESTDIR)$(PREFIX)/include/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+		lib/libpageferry.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/pageferry $(DESTDIR)$(LIBDIR)/libpageferry* \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc $(DESTDIR)$(PREFIX)/include/pageferry.h \
+		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(wildcard man/*.1))) \
+		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man3/,$(notdir $(wildcard man/*.3)))
+
+clean:
+	rm -rf $(B)
+
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

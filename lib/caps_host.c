@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+/* Try what needs no userfaultfd: PAGEMAP_SCAN, huge pages, KSM, the module's device. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/caps.h"
+
+int caps_scan_one(const char *pages, unsigned int i, uint64_t category, uint64_t flags)
+{
+	struct page_region found[CAPS_PAGES] = {0};
+	uint64_t start = (uintptr_t)pages, wanted = start + i * FERRY_PAGE;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.start = start,
+		.end = start + CAPS_PAGES * FERRY_PAGE,
+		.vec = (uintptr_t)found,
+		.vec_len = CAPS_PAGES,
+		.category_mask = category,
+		.return_mask = category,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int n = ioctl(fd, PAGEMAP_SCAN, &arg);
+	int ret = n < 0 ? -errno : 0;
+	close(fd);
+	if (ret)
+		return ret;
+	return n == 1 && found[0].start == wanted && found[0].end == wanted + FERRY_PAGE ? 0 : -EIO;
+}
+
+int caps_try_scan(const struct caps_arena *arena)
+{
+	*(volatile char *)arena->anon = 1;
+	return caps_scan_one(arena->anon, 0, PAGE_IS_PRESENT, 0);
+}
+
+/* One byte is touched: all of the huge page is there only if it came as one. */
+static int touch_huge(char *huge)
+{
+	unsigned char resident[FERRY_HUGE_PAGES];
+
+	if (madvise(huge, FERRY_HUGE, MADV_HUGEPAGE))
+		return -errno;
+	caps_empty(huge, FERRY_HUGE);
+	*(volatile char *)huge = 1;
+	if (mincore(huge, FERRY_HUGE, resident))
+		return -errno;
+	for (size_t i = 0; i < FERRY_HUGE_PAGES; i++)
+		if (!(resident[i] & 1))
+			return -ENOENT;
+	return 0;
+}
+
+int caps_try_thp(void)
+{
+	size_t len = 2 * FERRY_HUGE;
+	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (mem == MAP_FAILED)
+		return -errno;
+	int ret = touch_huge(mem + (-(uintptr_t)mem & (FERRY_HUGE - 1)));
+	munmap(mem, len);
+	return ret;
+}
+
+int caps_try_ksm(const struct caps_arena *arena)
+{
+	char run;
+
+	/*
+	 * MADV_UNMERGEABLE is accepted by the same kernels as MADV_MERGEABLE, which would leave
+	 * this process on ksmd's list.
+	 */
+	if (madvise(arena->anon, FERRY_PAGE, MADV_UNMERGEABLE))
+		return -errno;
+	int fd = open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0; /* no sysfs here, so whether ksmd runs can't be seen */
+	ssize_t n = read(fd, &run, 1);
+	close(fd);
+	return n == 1 && run != '1' ? -EAGAIN : 0;
+}
+
+int caps_try_module(void)
+{
+	struct stat st;
+	int fd = open("/dev/pageferry", O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return -errno;
+	int ret = fstat(fd, &st) ? -errno : 0;
+	close(fd);
+	if (!ret && !S_ISCHR(st.st_mode))
+		ret = -ENODEV;
+	return ret;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* The inside of a giver: give.c (phases), give_source.c (who has which page), give_push.c. */
+#ifndef FERRY_GIVE_H
+#define FERRY_GIVE_H
+
+#include "lib/hist.h"
+#include "lib/loop.h"
+#include "lib/scan.h"
+#include "lib/wire.h"
+
+/* One range on its way. Pages are counted from its start; a block is an aligned 2 MiB of the giver. */
+struct give_range {
+	struct ferry_source src; /* first: what the loop knows of it */
+	struct ferry_give *give;
+	struct ferry_range r;
+	uint64_t dst;	     /* where the taker mapped it */
+	uint64_t npages;
+	uint64_t *left;	     /* a bit for each page that the taker does not have yet */
+	uint64_t nblocks;
+	uint64_t *closed;    /* a bit for each block that is dealt with: given and released */
+	bool stageable;	     /* both sides have the same offset within 2 MiB */
+};
+
+/* The block that is being pushed. */
+struct push_block {
+	struct give_range *range; /* NULL: none */
+	uint64_t block;
+	uint64_t first, end; /* its pages */
+	uint64_t from;	     /* where to begin: just behind the page that was asked for */
+	bool huge;	     /* one huge page here */
+	bool may_stage;
+	bool populated[FERRY_HUGE_PAGES];
+};
+
+enum stage_state {
+	STAGE_IDLE,
+	STAGE_FILLING, /* the taker reads; the block may still be asked for page by page */
+	STAGE_FULL,    /* the taker has read it */
+};
+
+#define HOT_BLOCKS 16u
+
+struct pusher {
+	struct push_block now;
+	struct give_range *cursor_range;
+	uint64_t cursor_block;
+	int64_t asked_at; /* when a page was last asked for, or the memory changed hands */
+	bool waits;	/* an event is in the way */
+	struct {
+		struct give_range *range;
+		uint64_t block, page;
+	} hot[HOT_BLOCKS]; /* neighbours of what was asked for: likely to be asked for next */
+	unsigned int nhot;
+	enum stage_state stage;
+	struct push_block staged;
+	int stage_error;
+};
+
+struct ferry_give {
+	int sock;
+	int uffd;
+	pid_t peer;
+	bool stage; /* the taker can stage and we may */
+	bool stage_all;
+	bool tracer_set;
+	bool passed_over; /* COMMIT was sent */
+	bool told;	  /* DONE was sent */
+	bool deaf;	  /* our receiving side is shut: see last_look */
+	uint32_t timeout_ms;
+	int64_t due; /* by when the taker must have done its next step */
+	enum ferry_phase phase;
+	struct ferry_loop *loop;
+	struct scan scan;
+	struct give_range *ranges;
+	unsigned int nranges;
+	uint64_t pages_left;
+	uint32_t answered; /* how the last fault was answered: enum ferry_answer_kind */
+	struct pusher push;
+	struct hist latency;
+	int64_t shadow_at, committed_at;
+	struct ferry_report report;
+	uint8_t token[16];
+};
+
+/* give_source.c */
+int give_range_init(struct give_range *gr, struct ferry_give *give, const struct ferry_range *r);
+void give_range_fini(struct give_range *gr);
+bool give_is_left(const struct give_range *gr, uint64_t page);
+/* First page that is left in [@first, @end), or @end. */
+uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end);
+/* The taker has [@first, @first + @n) now; returns how many of them it didn't have before. */
+uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n);
+enum ferry_way give_way(uint32_t answer_kind);
+void give_release(const struct give_range *gr, uint64_t first, uint64_t n);
+
+/* give_push.c */
+void push_init(struct ferry_give *give);
+/* Pages of [@offset, @offset + @len) were asked for: their block goes next. */
+void push_hint(struct give_range *gr, uint64_t offset);
+/* Push up to one chunk. 1: there may be more; 0: nothing to do until a message comes; -errno. */
+int push_some(struct ferry_give *give);
+/* STAGED came. */
+void push_staged(struct ferry_give *give, const struct wire_result *result);
+
+#endif

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+/* Who has which page: the giver's own memory as a source for the taker's faults. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "lib/clock.h"
+#include "lib/give.h"
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+static struct give_range *range_of(struct ferry_source *src)
+{
+	return (struct give_range *)src;
+}
+
+bool give_is_left(const struct give_range *gr, uint64_t page)
+{
+	return gr->left[page / 64] >> page % 64 & 1;
+}
+
+uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end)
+{
+	while (first < end) {
+		uint64_t word = gr->left[first / 64] >> first % 64;
+		if (word) {
+			first += (uint64_t)__builtin_ctzll(word);
+			return first < end ? first : end;
+		}
+		first = (first / 64 + 1) * 64;
+	}
+	return end;
+}
+
+uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n)
+{
+	uint64_t fresh = 0;
+
+	for (uint64_t page = first; page < first + n; page++) {
+		fresh += give_is_left(gr, page);
+		gr->left[page / 64] &= ~(1ull << page % 64);
+	}
+	gr->give->pages_left -= fresh;
+	return fresh;
+}
+
+/*
+ * Give the memory back to the system, now that it is the taker's. Shared memory is the file's, not
+ * ours. Locked memory needs its own call; where even that fails, it stays until the giver exits.
+ */
+void give_release(const struct give_range *gr, uint64_t first, uint64_t n)
+{
+	void *addr = (void *)(uintptr_t)(gr->r.addr + first * FERRY_PAGE);
+
+	if (gr->r.flags & FERRY_RANGE_SHARED)
+		return;
+	if (madvise(addr, n * FERRY_PAGE, MADV_DONTNEED) < 0)
+		madvise(addr, n * FERRY_PAGE, MADV_DONTNEED_LOCKED);
+}
+
+enum ferry_way give_way(uint32_t answer_kind)
+{
+	switch (answer_kind) {
+	case FERRY_ANSWER_ZERO:
+		return FERRY_WAY_ZERO;
+	case FERRY_ANSWER_CONTINUE:
+		return FERRY_WAY_CONTINUE;
+	default:
+		return FERRY_WAY_COPY;
+	}
+}
+
+static int answer(struct ferry_source *src, const struct ferry_fault *fault,
+		  struct ferry_answer *ans)
+{
+	struct give_range *gr = range_of(src);
+	const char *from = (const char *)(uintptr_t)(gr->r.addr + fault->offset);
+
+	/* Before the giver's program stands still its memory must not be seen. */
+	if (gr->give->phase < FERRY_PHASE_SHADOW) {
+		ans->kind = FERRY_ANSWER_LATER;
+		return 0;
+	}
+	/*
+	 * What was given may be released here already: never copy it again. Shared memory is not
+	 * ours to release, and the kernel may have unmapped a page of it since it was given.
+	 */
+	if (fault->kind == FERRY_FAULT_MINOR) {
+		ans->kind = FERRY_ANSWER_CONTINUE;
+	} else if (!give_is_left(gr, fault->offset / FERRY_PAGE)) {
+		ans->kind = FERRY_ANSWER_HERE;
+		return 0;
+	} else if (scan_is_zero(from, FERRY_PAGE)) {
+		ans->kind = FERRY_ANSWER_ZERO;
+	} else {
+		ans->kind = FERRY_ANSWER_COPY;
+		ans->from = from;
+	}
+	gr->give->answered = ans->kind;
+	return 0;
+}
+
+static void installed(struct ferry_source *src, uint64_t offset, uint64_t len)
+{
+	struct give_range *gr = range_of(src);
+	struct ferry_give *give = gr->give;
+	uint64_t fresh = give_mark(gr, offset / FERRY_PAGE, len / FERRY_PAGE);
+
+	hist_add(&give->latency, (uint64_t)(clock_ns() - give->loop->drained_ns));
+	give->report.faults++;
+	give->report.bytes[give_way(give->answered)] += fresh * FERRY_PAGE;
+	push_hint(gr, offset);
+}
+
+/* The taker's program has discarded it: nobody will ask for it again, and it need not travel. */
+static void removed(struct ferry_source *src, uint64_t offset, uint64_t len)
+{
+	struct give_range *gr = range_of(src);
+	uint64_t fresh = give_mark(gr, offset / FERRY_PAGE, len / FERRY_PAGE);
+
+	gr->give->report.removed += fresh * FERRY_PAGE;
+}
+
+int give_range_init(struct give_range *gr, struct ferry_give *give, const struct ferry_range *r)
+{
+	*gr = (struct give_range){
+		.src = { .answer = answer, .installed = installed, .removed = removed },
+		.give = give,
+		.r = *r,
+		.npages = r->len / FERRY_PAGE,
+	};
+	/* Blocks are aligned to the giver's addresses: the first and the last may be smaller. */
+	gr->nblocks = (r->addr + r->len - 1) / FERRY_HUGE - r->addr / FERRY_HUGE + 1;
+	gr->left = calloc(gr->npages / 64 + 1, sizeof(*gr->left));
+	gr->closed = calloc(gr->nblocks / 64 + 1, sizeof(*gr->closed));
+	if (!gr->left || !gr->closed)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < gr->npages; i++)
+		gr->left[i / 64] |= 1ull << i % 64;
+	give->pages_left += gr->npages;
+	return 0;
+}
+
+void give_range_fini(struct give_range *gr)
+{
+	free(gr->left);
+	free(gr->closed);
+}

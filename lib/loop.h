@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* The loop's inside, for event.c and the hand-over. */
+#ifndef FERRY_LOOP_H
+#define FERRY_LOOP_H
+
+#include <poll.h>
+
+#include "lib/placement.h"
+#include "lib/resolve.h"
+#include "lib/space.h"
+
+struct ferry_loop {
+	struct space **spaces;
+	size_t nspaces;
+	struct pollfd *fds; /* one for each space, the stop event, the caller's */
+	size_t cap_fds;
+	int stop_fd;
+	bool stopped;	 /* ferry_loop_stop was noticed; only the thread that serves looks at it */
+	bool timed;	    /* somebody wants to know: */
+	int64_t drained_ns; /* when messages were last read, CLOCK_MONOTONIC */
+	bool retry;	 /* next round: ask about faults that were answered with LATER */
+	bool retrying;	 /* this round does */
+	struct placement placement;
+	struct ferry_loop_stats stats;
+};
+
+/* As ferry_loop_step, and @extra[0..@n) are polled too, their revents filled in. */
+int loop_step(struct ferry_loop *loop, struct pollfd *extra, unsigned int n, int timeout_ms);
+
+struct space *loop_space(const struct ferry_loop *loop, int uffd);
+int loop_add_space(struct ferry_loop *loop, int uffd, bool owned, struct space **space);
+
+/* Follow one event; @space may stay valid, other spaces may be added. -errno: out of memory. */
+int event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg);
+
+#endif

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+/* Carry out an answer, see resolve.h. */
+#include <errno.h>
+
+#include "lib/resolve.h"
+#include "lib/uffd.h"
+
+enum resolved resolved_from(int error, uint64_t done)
+{
+	/* A call that stopped half-way has put pages in place up to there, whatever stopped it. */
+	if (!error || done)
+		return RESOLVED_INSTALLED;
+	switch (-error) {
+	case EEXIST:
+		return RESOLVED_ALREADY;
+	case EAGAIN:
+	/* The process is at its memory limit: the page is needed all the same, and nothing is lost. */
+	case ENOMEM:
+		return RESOLVED_DEFERRED;
+	case ENOENT:
+		return RESOLVED_DISCARDED;
+	case ESRCH:
+		return RESOLVED_GONE;
+	default:
+		return RESOLVED_FAILED;
+	}
+}
+
+static int act(int uffd, uint64_t addr, const struct ferry_answer *answer, uint64_t len,
+	       uint64_t *done)
+{
+	int ret;
+
+	*done = 0;
+	switch (answer->kind) {
+	case FERRY_ANSWER_ZERO:
+		return uffd_zeropage(uffd, addr, len, 0, done);
+	case FERRY_ANSWER_COPY:
+		return uffd_copy(uffd, addr, answer->from, len, 0, done);
+	case FERRY_ANSWER_MOVE:
+		return uffd_move(uffd, addr, (uintptr_t)answer->from, len, 0, done);
+	case FERRY_ANSWER_CONTINUE:
+		ret = uffd_continue(uffd, addr, len, 0, done);
+		/* A hole was punched meanwhile: nothing is lost, the next access makes a new page. */
+		return ret == -EFAULT ? -ENOENT : ret;
+	case FERRY_ANSWER_POISON:
+		return uffd_poison(uffd, addr, len, done);
+	case FERRY_ANSWER_UNPROTECT:
+		ret = uffd_writeprotect(uffd, addr, len, 0);
+		*done = ret ? 0 : len;
+		return ret;
+	case FERRY_ANSWER_HERE:
+		return -EEXIST;
+	default:
+		return -EINVAL;
+	}
+}
+
+enum resolved resolve_push(int uffd, uint64_t addr, const struct ferry_answer *answer,
+			   uint64_t *done, int *error)
+{
+	uint64_t len = answer->len ? answer->len : FERRY_PAGE;
+
+	*error = act(uffd, addr, answer, len, done);
+	/*
+	 * The kernel takes no range that crosses from one mapping into the next, and a program splits
+	 * its mappings as it likes (mprotect, madvise): only for a single page ENOENT means gone.
+	 */
+	if (*error == -ENOENT && !*done && len > FERRY_PAGE)
+		*error = act(uffd, addr, answer, FERRY_PAGE, done);
+	return resolved_from(*error, *done);
+}
+
+enum resolved resolve(int uffd, const struct ferry_fault *fault, const struct ferry_answer *answer,
+		      uint64_t *done, int *error)
+{
+	enum resolved r = resolve_push(uffd, fault->addr, answer, done, error);
+
+	/*
+	 * In both cases no ioctl has woken the thread. If the page vanishes again in between, the
+	 * thread faults again, and there is a new message.
+	 */
+	if (r == RESOLVED_ALREADY || r == RESOLVED_DISCARDED)
+		uffd_wake(uffd, fault->addr, FERRY_PAGE);
+	return r;
+}
+
+enum resolved resolve_poison(int uffd, uint64_t addr, uint64_t len, uint64_t *poisoned, int *error)
+{
+	struct ferry_answer poison = { .kind = FERRY_ANSWER_POISON };
+	uint64_t end = addr + len, done;
+
+	while (addr < end) {
+		/* In pieces, so that a border between mappings costs a few calls, not all of them. */
+		poison.len = end - addr < FERRY_HUGE ? end - addr : FERRY_HUGE;
+		enum resolved r = resolve_push(uffd, addr, &poison, &done, error);
+		if (r == RESOLVED_INSTALLED)
+			*poisoned += done;
+		else if (r == RESOLVED_ALREADY || r == RESOLVED_DISCARDED)
+			done = FERRY_PAGE;
+		else
+			return r;
+		addr += done;
+	}
+	return RESOLVED_INSTALLED;
+}
+
+/* Nothing is mapped at so low an address: without anything special the answer is ENOENT. */
+static int try_nowhere(int uffd)
+{
+	uint64_t done;
+	return uffd_zeropage(uffd, FERRY_PAGE, FERRY_PAGE, 0, &done);
+}
+
+bool resolve_is_gone(int uffd)
+{
+	return try_nowhere(uffd) == -ESRCH;
+}
+
+bool resolve_is_blocked(int uffd)
+{
+	return try_nowhere(uffd) == -EAGAIN;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carry out an answer. The only caller of COPY, ZEROPAGE, MOVE, CONTINUE, WRITEPROTECT, POISON and
+ * WAKE, so that what their errors mean is written once.
+ */
+#ifndef FERRY_RESOLVE_H
+#define FERRY_RESOLVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pageferry.h"
+
+enum resolved {
+	RESOLVED_INSTALLED, /* the page, and *done bytes from it on, are in place */
+	RESOLVED_ALREADY,   /* somebody was faster, or the message was overtaken; the thread is woken */
+	RESOLVED_DEFERRED,  /* an event is in the way: drain the messages, then try again */
+	RESOLVED_DISCARDED, /* nothing is mapped there any more; the thread is woken to find out */
+	RESOLVED_GONE,	    /* the process has exited */
+	RESOLVED_FAILED,    /* *error says why; the thread is still asleep */
+};
+
+/* @done: bytes dealt with from fault->addr on; @error: -errno with FAILED. */
+enum resolved resolve(int uffd, const struct ferry_fault *fault, const struct ferry_answer *answer,
+		      uint64_t *done, int *error);
+
+/* The same for pages that nobody waits for (yet): @len bytes at @addr, MISSING or MINOR. */
+enum resolved resolve_push(int uffd, uint64_t addr, const struct ferry_answer *answer,
+			   uint64_t *done, int *error);
+
+/* Poison what is empty in [@addr, @addr + @len); pages that are there, and holes, are skipped. */
+enum resolved resolve_poison(int uffd, uint64_t addr, uint64_t len, uint64_t *poisoned, int *error);
+
+/* Has the process behind @uffd exited? No page of it is touched. */
+bool resolve_is_gone(int uffd);
+
+/* Is an event in the way, queued or about to be? */
+bool resolve_is_blocked(int uffd);
+
+/* What an errno of a resolving ioctl means; @error is negative. */
+enum resolved resolved_from(int error, uint64_t done);
+
+#endif

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+/* Ask the page map about this process's own pages, see scan.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/scan.h"
+#include "lib/uffd.h"
+
+#define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62)
+#define PART		512u
+
+static long scan_call(const struct scan *scan, uint64_t start, uint64_t end, struct page_region *vec,
+		      unsigned int n, uint64_t *walk_end)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)vec,
+		.vec_len = n,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE,
+	};
+	long ret = ioctl(scan->pagemap, PAGEMAP_SCAN, &arg);
+	*walk_end = arg.walk_end;
+	return ret < 0 ? -errno : ret;
+}
+
+void scan_open(struct scan *scan)
+{
+	struct page_region vec[1];
+	uint64_t walk_end, here = (uintptr_t)vec & ~(FERRY_PAGE - 1);
+
+	scan->ranges = false;
+	scan->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (scan->pagemap < 0)
+		scan->pagemap = -errno;
+	else
+		scan->ranges = scan_call(scan, here, here + FERRY_PAGE, vec, 1, &walk_end) >= 0;
+}
+
+void scan_close(struct scan *scan)
+{
+	if (scan->pagemap >= 0)
+		close(scan->pagemap);
+}
+
+static bool by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
+		      bool zero_counts)
+{
+	struct page_region vec[64];
+	uint64_t at = addr, end = addr + npages * FERRY_PAGE, huge = 0;
+
+	while (at < end) {
+		uint64_t walk_end = 0;
+		long n = scan_call(scan, at, end, vec, 64, &walk_end);
+		if (n < 0 || walk_end <= at) {
+			memset(populated + (at - addr) / FERRY_PAGE, true, (end - at) / FERRY_PAGE);
+			return false;
+		}
+		for (long i = 0; i < n; i++) {
+			uint64_t first = (vec[i].start - addr) / FERRY_PAGE;
+			uint64_t count = (vec[i].end - vec[i].start) / FERRY_PAGE;
+			if (!zero_counts && (vec[i].categories & PAGE_IS_PFNZERO))
+				continue;
+			memset(populated + first, true, count);
+			if (vec[i].categories & PAGE_IS_HUGE)
+				huge += count;
+		}
+		at = walk_end;
+	}
+	return huge == npages;
+}
+
+static void by_entries(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated)
+{
+	uint64_t entry[PART];
+
+	for (uint64_t i = 0; i < npages; i += PART) {
+		uint64_t n = npages - i < PART ? npages - i : PART;
+		off_t at = (off_t)((addr / FERRY_PAGE + i) * sizeof(entry[0]));
+		ssize_t got = pread(scan->pagemap, entry, n * sizeof(entry[0]), at);
+		for (uint64_t j = 0; j < n; j++)
+			populated[i + j] = got < (ssize_t)(n * sizeof(entry[0])) ||
+					   (entry[j] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
+	}
+}
+
+static bool look(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
+		 bool zero_counts)
+{
+	memset(populated, scan->pagemap < 0, npages);
+	if (scan->ranges)
+		return by_ranges(scan, addr, npages, populated, zero_counts);
+	if (scan->pagemap >= 0)
+		by_entries(scan, addr, npages, populated);
+	return false;
+}
+
+bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated)
+{
+	return look(scan, addr, npages, populated, false);
+}
+
+uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len)
+{
+	bool mapped[PART];
+	uint64_t holes = 0;
+
+	for (uint64_t at = 0; at < len; at += PART * FERRY_PAGE) {
+		uint64_t left = (len - at) / FERRY_PAGE, n = left < PART ? left : PART;
+		look(scan, addr + at, n, mapped, true);
+		for (uint64_t i = 0; i < n; i++)
+			holes += mapped[i] ? 0 : FERRY_PAGE;
+	}
+	return holes;
+}
+
+bool scan_is_zero(const void *p, uint64_t len)
+{
+	const uint64_t *w = p;
+
+	/* The first word nearly always tells; memcmp of the range with itself does the rest fast. */
+	return !w[0] && !memcmp(w, w + 1, len - sizeof(*w));
+}

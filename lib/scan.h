@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* What this process's own memory is made of, without touching it. */
+#ifndef FERRY_SCAN_H
+#define FERRY_SCAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct scan {
+	int pagemap;  /* /proc/self/pagemap, or -errno: then every page counts as populated */
+	bool ranges;  /* PAGEMAP_SCAN works (Linux 6.7), which also knows huge and zero pages */
+};
+
+void scan_open(struct scan *scan);
+void scan_close(struct scan *scan);
+
+/*
+ * populated[i] says whether page i of [@addr, @addr + @npages pages) holds anything but zeros for
+ * sure: not mapped, not swapped out and the zero page are false. Returns whether the whole range is
+ * mapped by huge pages.
+ */
+bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated);
+
+/* How many bytes of the range are not mapped at all: here the zero page is a page. */
+uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len);
+
+/* Is there nothing but zero in [@p, @p + @len)? */
+bool scan_is_zero(const void *p, uint64_t len);
+
+#endif

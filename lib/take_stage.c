@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Huge pages that arrive as huge pages. UFFDIO_COPY never makes one, so the taker reads the
+ * giver's block into a huge page of its own beside, and the kernel moves that page into place whole.
+ *
+ * The taker reads, the giver doesn't write: all that a wrong process at the other end could do is to
+ * hand out its own contents. A token, which the giver chose and keeps in its memory, shows that the
+ * process we read from is the one that we talk to.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include "lib/take.h"
+#include "lib/uffd.h"
+
+static int read_giver(const struct stage *stage, void *to, uint64_t from, size_t len)
+{
+	while (len) {
+		struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
+		ssize_t n = process_vm_readv(stage->giver, &local, 1, &remote, 1, 0);
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return -EFAULT;
+		to = (char *)to + n;
+		from += (size_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int stage_open(struct stage *stage, pid_t giver, uint64_t token_addr, const uint8_t token[16],
+	       uint64_t features)
+{
+	uint8_t seen[16];
+
+	*stage = (struct stage){ .giver = giver };
+	if (!(features & UFFD_FEATURE_MOVE))
+		return -EOPNOTSUPP;
+	if (giver <= 0)
+		return -ESRCH;
+	int ret = read_giver(stage, seen, token_addr, sizeof(seen));
+	if (ret)
+		return ret;
+	if (memcmp(seen, token, sizeof(seen)) != 0)
+		return -ESRCH;
+	void *map = mmap(NULL, 2 * FERRY_HUGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return -ENOMEM;
+	stage->map = map;
+	stage->page = (void *)(((uintptr_t)map + FERRY_HUGE - 1) & ~(FERRY_HUGE - 1));
+	/* Without huge pages it still works, page by page. */
+	madvise(stage->page, FERRY_HUGE, MADV_HUGEPAGE);
+	madvise(map, 2 * FERRY_HUGE, MADV_DONTFORK);
+	return 0;
+}
+
+void stage_close(struct stage *stage)
+{
+	if (stage->map)
+		munmap(stage->map, 2 * FERRY_HUGE);
+	stage->map = NULL;
+}
+
+int stage_fill(struct stage *stage, uint64_t src)
+{
+	return stage->map ? read_giver(stage, stage->page, src, FERRY_HUGE) : -ENOSYS;
+}
+
+int stage_place(struct stage *stage, int uffd, uint64_t dst, uint64_t *done)
+{
+	int ret = -ENOSYS;
+
+	*done = 0;
+	if (stage->map)
+		ret = uffd_move(uffd, dst, (uintptr_t)stage->page, FERRY_HUGE, 0, done);
+	/* What is left of a page that went in part would keep the next one from being huge. */
+	if (ret && stage->map)
+		madvise(stage->page, FERRY_HUGE, MADV_DONTNEED);
+	return ret;
+}
