@@ -37,7 +37,7 @@ FUZZERS   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 TEST_LIB  := $(wildcard tests/lib/*.c)
 
 .PHONY: all tests benches examples demo check check-debug install uninstall clean
-all: $(B)/libpageferry.a $(B)/libpageferry.so $(B)/libpageferry-preload.so
+all: $(B)/libpageferry.a $(B)/libpageferry.so $(B)/libpageferry-preload.so $(B)/pageferry
 
 $(B)/libpageferry.a: $(LIB_O)
 	$(AR) rcs $@ $^

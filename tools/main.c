@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/tool.h"
+
+static const struct command commands[] = {
+	{"probe", cmd_probe, "[--json]", "say what this kernel and this user can do"},
+	{"vm", cmd_vm, "COMMAND ...", "run virtual machines whose QEMU can be replaced"},
+};
+
+static void usage(FILE *out, const struct command *table, size_t n, const char *prefix)
+{
+	for (size_t i = 0; i < n; i++)
+		fprintf(out, "%s %s %s %s\n", i ? "      " : "usage:", prefix, table[i].name,
+			table[i].arguments);
+	fputc('\n', out);
+	for (size_t i = 0; i < n; i++)
+		fprintf(out, "  %-8s  %s\n", table[i].name, table[i].description);
+}
+
+int command_run(const struct command *table, size_t n, const char *prefix, int argc, char **argv)
+{
+	if (argc < 2) {
+		usage(stderr, table, n, prefix);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		usage(stdout, table, n, prefix);
+		return 0;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(argv[1], table[i].name))
+			return table[i].run(argc - 1, argv + 1);
+	return say_usage(prefix, "%s: there is no such command", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "--version")) {
+		puts("pageferry " PAGEFERRY_VERSION);
+		return 0;
+	}
+	return command_run(commands, sizeof(commands) / sizeof(commands[0]), "pageferry", argc,
+			   argv);
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "tools/sockets.h"
+
+#define ASIDE ".pageferry"
+
+static int get_int(int fd, int option)
+{
+	int value = 0;
+	socklen_t len = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &len) ? 0 : value;
+}
+
+static void set_reuse(int fd, int on)
+{
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+}
+
+static bool is_within(const char *path, const char *dir)
+{
+	size_t len = strlen(dir);
+
+	return !strncmp(path, dir, len) && path[len] == '/';
+}
+
+static int share_path(struct sockets *sockets, int fd)
+{
+	struct sockaddr_un addr = {0};
+	char path[sizeof(addr.sun_path) + 1], aside[sizeof(path) + sizeof(ASIDE)];
+	socklen_t len = sizeof(addr);
+	struct stat st;
+	int err;
+
+	/* An abstract name has no file, and one that was removed needs none. */
+	if (getsockname(fd, (struct sockaddr *)&addr, &len) || len > sizeof(addr) ||
+	    len <= offsetof(struct sockaddr_un, sun_path) || !addr.sun_path[0])
+		return 0;
+	snprintf(path, sizeof(path), "%.*s", (int)sizeof(addr.sun_path), addr.sun_path);
+	snprintf(aside, sizeof(aside), "%s" ASIDE, path);
+	if (is_within(path, sockets->except) || stat(path, &st) || !S_ISSOCK(st.st_mode))
+		return 0;
+	unlink(aside);
+	if (link(path, aside))
+		return -errno;
+	err = strings_add(&sockets->asides, aside);
+	return err ? err : strings_add(&sockets->paths, path);
+}
+
+/* Takes @fd over. */
+static int share_port(struct sockets *sockets, int fd)
+{
+	int *ports = realloc(sockets->ports, (sockets->nports + 1) * sizeof(*ports));
+
+	if (!ports) {
+		close(fd);
+		return -ENOMEM;
+	}
+	sockets->ports = ports;
+	ports[sockets->nports++] = fd;
+	set_reuse(fd, 1);
+	return 0;
+}
+
+/* Takes @fd over. */
+static int share(struct sockets *sockets, int fd)
+{
+	int domain = get_int(fd, SO_DOMAIN), err = 0;
+	bool listens = get_int(fd, SO_ACCEPTCONN);
+
+	if ((domain == AF_INET || domain == AF_INET6) &&
+	    (listens || get_int(fd, SO_TYPE) == SOCK_DGRAM) && !get_int(fd, SO_REUSEPORT))
+		return share_port(sockets, fd);
+	if (domain == AF_UNIX && listens)
+		err = share_path(sockets, fd);
+	close(fd);
+	return err;
+}
+
+static bool is_socket(int dirfd, const char *name)
+{
+	char target[32];
+	ssize_t len = readlinkat(dirfd, name, target, sizeof(target));
+
+	return len > 7 && !memcmp(target, "socket:", 7);
+}
+
+int sockets_share(struct sockets *sockets, int pidfd, pid_t pid, const char *except)
+{
+	char path[64];
+	struct dirent *entry;
+	DIR *fds;
+	int err = 0;
+
+	sockets->except = except;
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	fds = opendir(path);
+	if (!fds)
+		return -errno;
+	while (!err && (entry = readdir(fds))) {
+		int fd;
+
+		if (!isdigit((unsigned char)entry->d_name[0]) ||
+		    !is_socket(dirfd(fds), entry->d_name))
+			continue;
+		fd = (int)syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
+		/* It may have been closed since. */
+		if (fd >= 0)
+			err = share(sockets, fd);
+		else if (errno != EBADF)
+			err = -errno;
+	}
+	closedir(fds);
+	return err;
+}
+
+static void end(struct sockets *sockets)
+{
+	for (size_t i = 0; i < sockets->nports; i++)
+		close(sockets->ports[i]);
+	free(sockets->ports);
+	strings_free(&sockets->paths);
+	strings_free(&sockets->asides);
+	memset(sockets, 0, sizeof(*sockets));
+}
+
+void sockets_restore(struct sockets *sockets)
+{
+	for (size_t i = 0; i < sockets->nports; i++)
+		set_reuse(sockets->ports[i], 0);
+	for (size_t i = 0; i < sockets->paths.n; i++)
+		rename(sockets->asides.items[i], sockets->paths.items[i]);
+	/* Where the other QEMU never came to its sockets, both names are still one file, and
+	 * rename() leaves them both. */
+	sockets_release(sockets);
+}
+
+void sockets_release(struct sockets *sockets)
+{
+	for (size_t i = 0; i < sockets->asides.n; i++)
+		unlink(sockets->asides.items[i]);
+	end(sockets);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The addresses at which a QEMU listens: monitor, display, serial ports, forwarded ports. Its
+ * successor has the same command line, so it binds them while the old QEMU still has them.
+ *
+ * A port can be had by both if both sockets say so (SO_REUSEPORT); the old one's are made to here,
+ * the new one's by the preloaded library. The path of a UNIX socket is simply taken over: QEMU
+ * unlinks it. So a second link is kept aside, to be put back if the upgrade fails.
+ */
+#ifndef PAGEFERRY_SOCKETS_H
+#define PAGEFERRY_SOCKETS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "tools/strings.h"
+
+struct sockets {
+	const char *except;
+	struct strings paths;
+	struct strings asides; /* one for each */
+	int *ports;            /* duplicates of the old QEMU's descriptors */
+	size_t nports;
+};
+
+/**
+ * Let another QEMU listen where the process @pid, behind @pidfd, does; sockets in the directory
+ * @except are left alone. Returns 0 or -errno.
+ */
+int sockets_share(struct sockets *sockets, int pidfd, pid_t pid, const char *except);
+
+/** The other QEMU is gone: everything as it was. */
+void sockets_restore(struct sockets *sockets);
+
+/** The first QEMU is gone. */
+void sockets_release(struct sockets *sockets);
+
+#endif
