@@ -116,5 +116,7 @@ uninstall:
 clean:
 	rm -rf $(B)
 
+include guest/guest.mk
+-include bench/vm/vm.mk
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
