@@ -1,0 +1,178 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The benches, in their quick mode: what they print is well-formed and complete, and memory that did
+# not arrive as it was makes them fail. What they measure is not judged here.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+B=${B:-build}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+# The library that spoils the contents must come before a sanitizer's.
+export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0"
+n=0
+
+check() {
+	local name=$1
+	shift
+	n=$((n + 1))
+	if "$@" >"$dir/log" 2>&1; then
+		echo "ok $n - $name"
+	else
+		echo "not ok $n - $name"
+		sed 's/^/# /' "$dir/log" "$dir/err"
+	fi
+}
+
+skip() {
+	n=$((n + 1))
+	echo "ok $n - $1 # SKIP $2"
+}
+
+run() {
+	timeout 100 "$@" >"$dir/out" 2>"$dir/err" </dev/null
+	status=$?
+}
+
+status_is() {
+	echo "status $status"
+	[ "$status" -eq "$1" ]
+}
+
+one_line() {
+	[ "$(wc -l <"$dir/err")" -eq 1 ] && grep -q "^$1: $2" "$dir/err"
+}
+
+# read_report BENCH REQUIRED...: one JSON object, every figure with its baseline and ratio.
+read_report() {
+	perl - "$dir/out" "$@" <<'PERL'
+use strict;
+use warnings;
+use JSON::PP;
+my ($file, $bench, @required) = @ARGV;
+open(my $f, '<', $file) or die "$file: $!\n";
+my $r = decode_json(do { local $/; <$f> });
+my $host = $r->{host};
+die "not of $bench\n" unless $r->{bench} eq $bench && $r->{question} =~ /\?$/;
+die "quick or noisy is no boolean\n"
+	if grep { !JSON::PP::is_bool($_) } $r->{quick}, $r->{noisy};
+die "the quick mode is not told\n" unless $r->{quick} && $r->{rounds} == 2;
+die "no host facts\n" if grep { !length($host->{$_} // '') }
+	qw(kernel machine cpus memory load_average_at_start cpu_used_by_others);
+
+sub spread {
+	my ($name, $s) = @_;
+	die "$name: no $_\n" for grep { !defined $s->{$_} } qw(what median min max mad);
+	die "$name: not above zero\n" unless $s->{min} > 0;
+	die "$name: $s->{median} is not within $s->{min} and $s->{max}\n"
+		if $s->{median} < $s->{min} || $s->{median} > $s->{max};
+}
+
+my %seen;
+for my $c (@{$r->{results}}) {
+	my $name = $c->{name} // die "a result has no name\n";
+	die "$name comes twice\n" if $seen{$name}++;
+	if (defined $c->{skipped}) {
+		print "$name: skipped: $c->{skipped}\n";
+		next;
+	}
+	die "$name: no unit\n" unless length($c->{unit} // '');
+	spread("$name, $_", $c->{$_}) for qw(baseline ours ratio);
+	my $ratio = $c->{ours}{median} / $c->{baseline}{median};
+	die "$name: the ratio of medians is $c->{ratio}{of_medians}, not $ratio\n"
+		if abs($ratio / $c->{ratio}{of_medians} - 1) > 0.02;
+	my $q = $c->{required} // next;
+	my $reached = defined $q->{at_most} ? $c->{ratio}{of_medians} <= $q->{at_most} :
+		$c->{ratio}{of_medians} >= $q->{at_least};
+	die "$name: reached is wrong\n" if ($reached xor $q->{reached});
+}
+for my $name (@required) {
+	my ($c) = grep { $_->{name} eq $name } @{$r->{results}};
+	die "$name: missing, or without its limit\n" unless $c && $c->{required};
+}
+PERL
+}
+
+# At the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process one bit of the memory is turned over.
+build_spoiler() {
+	cat >"$dir/spoil.c" <<'C'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+static void spoil_memfd(void)
+{
+	char path[32], name[64];
+	unsigned char byte;
+
+	for (int fd = 0; fd < 64; fd++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ssize_t n = readlink(path, name, sizeof(name) - 1);
+		if (n < 7 || memcmp(name, "/memfd:", 7) || pread(fd, &byte, 1, 123456) != 1)
+			continue;
+		byte ^= 4;
+		if (pwrite(fd, &byte, 1, 123456) == 1)
+			return;
+	}
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	static int calls;
+	va_list ap;
+
+	va_start(ap, request);
+	void *arg = va_arg(ap, void *);
+	va_end(ap);
+	int copy = request == UFFDIO_COPY, now = copy || request == UFFDIO_CONTINUE;
+
+	now = now && ++calls == atoi(getenv("SPOIL"));
+	if (now && copy)
+		*(unsigned char *)(unsigned long)((struct uffdio_copy *)arg)->src ^= 4;
+	else if (now)
+		spoil_memfd();
+	return ((int (*)(int, unsigned long, void *))dlsym(RTLD_NEXT, "ioctl"))(fd, request, arg);
+}
+C
+	${CC:-cc} -shared -fPIC -o "$dir/spoil.so" "$dir/spoil.c" -ldl
+}
+
+# spoiled BENCH CALL WHO: the contents that WHO brings are wrong from the CALL-th call on.
+spoiled() {
+	run env LD_PRELOAD="$dir/spoil.so" SPOIL="$2" "$B/bench/$1" --quick
+	status_is 1 && [ ! -s "$dir/out" ] && grep "^$1: $3.*: wrong contents in page" "$dir/err"
+}
+
+# test_bench BENCH CALL REQUIRED...: CALL is one that the library makes, the first is the baseline's.
+test_bench() {
+	local bench=$1 call=$2
+	shift 2
+
+	run "$B/bench/$bench" --quick
+	if [ "$status" -eq 2 ]; then
+		skip "$bench runs" "$(head -n 1 "$dir/err")"
+		return
+	fi
+	check "$bench runs" status_is 0
+	check "$bench prints a whole report" read_report "$bench" "$@"
+	check "$bench says it in one line" one_line "$bench" "ours to baseline: .* contents right$"
+	check "$bench fails when the baseline's contents are wrong" spoiled "$bench" 1 bare
+	check "$bench fails when the library's contents are wrong" spoiled "$bench" "$call" ferry
+}
+
+check "the spoiler is built" build_spoiler
+test_bench fault 300 copy_same_cpu_p50 copy_same_cpu_p99
+test_bench push 20 push_copy
+test_bench continue 20 continue_then_touch
+run "$B/bench/fault" --fast
+check "an unknown option is refused" status_is 2
+check "in one line" one_line fault "--fast: unknown argument"
+run "$B/bench/push" --rounds 0
+check "a wrong number is refused" status_is 2
+echo "1..$n"

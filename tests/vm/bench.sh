@@ -1,0 +1,131 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# timeout: 600
+#
+# The VM bench: a short run of all three ways, what it must notice, and how it ends.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+. tests/lib/vm.sh
+bench=$(realpath "$B/bench/vm") || skip_all "no $B/bench/vm: run make benches"
+guest/kernel >/dev/null 2>"$tmp/why" || skip_all "no kernel for the guest: $(tail -n 1 "$tmp/why")"
+export TMPDIR=$tmp/run
+mkdir "$TMPDIR"
+
+# bench OPTION...: what it prints and its status, as run() does
+bench()
+{
+	timeout 300 "$bench" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+	status=$?
+}
+
+succeeds()
+{
+	bench "$@"
+	status_is 0
+}
+
+has_table()
+{
+	grep -Eq '^512 MiB, 1 upgrade each +pageferry +QEMU pre-copy +QEMU memfd$' "$tmp/out" &&
+		grep -Eq '^guest RAM is anonymous +yes +yes +no$' "$tmp/out" &&
+		grep -Eq '^guest memory is intact +yes +yes +yes$' "$tmp/out"
+}
+
+# json EXPRESSION: Perl, with the figures of each way in %pageferry, %precopy and %memfd
+json()
+{
+	perl -MJSON::PP -0777 -e '
+		my ($file, $expression) = @ARGV;
+		open my $f, "<", $file or die "$file: $!";
+		our $j = decode_json(<$f>);
+		our (%pageferry, %precopy, %memfd);
+		for my $r (@{$j->{results}}) { no strict "refs"; %{$r->{way}} = %$r }
+		my $true = eval $expression;
+		die $@ if $@;
+		print "not true: $expression\n" unless $true;
+		exit !$true' "$tmp/json" "$1"
+}
+
+nothing_left()
+{
+	local left
+
+	left=$(own_processes; ls -A "$TMPDIR")
+	echo "left: $left"
+	[ -z "$left" ]
+}
+
+# A QEMU whose guest damages a few of its pages itself.
+cat >"$tmp/damaging" <<'END'
+#!/bin/bash
+args=("$@")
+for i in "${!args[@]}"; do
+	[[ ${args[i]} = console=* ]] && args[i]+=" ferry.selftest=1"
+done
+exec qemu-system-x86_64 "${args[@]}"
+END
+chmod +x "$tmp/damaging"
+
+finds_damage()
+{
+	bench --quick --way memfd --qemu "$tmp/damaging"
+	status_is 1 && grep -q 'CHECK bad' "$tmp/err" && grep -Eq '^guest memory is intact +NO$' "$tmp/out"
+}
+
+fails_saying()
+{
+	local why=$1
+
+	shift
+	bench "$@"
+	[ "$status" -ne 0 ] && head -n 1 "$tmp/err" | grep -Eq "^vm: .*$why"
+}
+
+has_qemu()
+{
+	local pid
+
+	for pid in $(own_processes); do
+		[ "$(cat "/proc/$pid/comm" 2>/dev/null)" = qemu-system-x86 ] && return
+	done
+	return 1
+}
+
+# ends_on SIGNAL NUMBER WAY
+ends_on()
+{
+	local pid
+
+	"$bench" --quick --way "$3" >"$tmp/out" 2>"$tmp/err" </dev/null &
+	pid=$!
+	wait_until 60 has_qemu || return
+	kill -s "$1" "$pid"
+	wait "$pid"
+	status=$?
+	status_is $((128 + $2)) && nothing_left
+}
+
+ok "all three ways are measured" succeeds --quick --json "$tmp/json"
+ok "the table says how each of them keeps guest RAM, and that it is intact" has_table
+ok "the file says so, too" json '
+	$pageferry{ram_anonymous} && $precopy{ram_anonymous} && !$memfd{ram_anonymous} &&
+	$pageferry{intact} && $precopy{intact} && $memfd{intact}'
+ok "every way has a gap, a total time and a peak" json '
+	!grep { $_->{gap_ms}{median} <= 0.9 || $_->{baseline_gap_ms}{median} <= 0.9 ||
+		$_->{total_ms}{median} <= 0 || $_->{peak_mib}{median} <= 400 } @{$j->{results}}'
+ok "only pre-copy needs the RAM twice" json '
+	$precopy{extra_mib}{median} > 400 && $pageferry{extra_mib}{median} < 64 &&
+	$memfd{extra_mib}{median} < 64'
+ok "what the command reports is in it" json '
+	$pageferry{runs}[0]{told}{result} eq "upgraded" &&
+	$pageferry{runs}[0]{told}{total_bytes} == 512 << 20'
+ok "nothing is left of it" nothing_left
+ok "damaged memory is found, and is a failure" finds_damage
+ok "nothing is left of it then" nothing_left
+ok "a QEMU that does not run is said" fails_saying "failed" --quick --qemu false
+ok "a wrong way is said" fails_saying "the ways are" --way none
+ok "a wrong size is said" fails_saying "needs a number" --ram 0
+ok "a guest too small to be filled is said" fails_saying "take a larger --ram" --ram 256 --way memfd
+ok "SIGINT ends it and all that it has started" ends_on INT 2 memfd
+ok "SIGTERM does, too" ends_on TERM 15 pageferry
+plan
