@@ -202,6 +202,8 @@ static int open_or_skip(uint64_t features, unsigned int flags)
 {
 	int uffd = ferry_uffd_open(features, flags);
 
+	if (uffd == -EPERM && (flags & FERRY_UFFD_KERNEL_FAULTS))
+		SKIP("this user may not handle faults of kernel code: neither by /dev/userfaultfd nor by vm.unprivileged_userfaultfd");
 	if (uffd == -EPERM)
 		SKIP("this user may not use userfaultfd with the features 0x%llx",
 		     (unsigned long long)features);

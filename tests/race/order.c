@@ -162,8 +162,8 @@ static void run_act(void **state)
 {
 	struct stage_play p = {.act = *state};
 
-	close(open_uffd_kernel(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
-			       UFFD_FEATURE_EVENT_REMAP));
+	close(open_uffd(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
+			UFFD_FEATURE_EVENT_REMAP));
 	p.mem = map_memory(NPAGES * PAGE, PAGE);
 	/* Kept until it is moved over, so that nothing else comes to lie there. */
 	p.to = map_memory(NPAGES * PAGE, PAGE);

@@ -123,7 +123,7 @@ qemu=$(field vm pid)
 kill -STOP "$qemu"
 kill -9 "${keeper[vm]}" "$qemu"
 wait_until 10 is_gone "$qemu" >&2
-ok "both are killed: the VM is dead" eval 'vm_is vm dead && one_row vm dead'
+ok "both are killed: the VM is dead" eval 'wait_until 10 vm_is vm dead && one_row vm dead'
 start_vm vm
 ok "run of the same name takes its place" vm_is vm running
 kill -9 "$(field vm pid)" "${keeper[vm]}"
