@@ -17,7 +17,7 @@ static unsigned int newest;
 static char heard[HEARD_MAX][512];
 static unsigned int nheard;
 
-static void line(void *arg, char *text)
+static void hear(void *arg, char *text)
 {
 	const char *from = strstr(text, PREFIX);
 
@@ -35,7 +35,7 @@ static void accept_one(void *arg)
 		return;
 	newest = (newest + 1) % CONNECTIONS_MAX;
 	lines_close(&connections[newest]);
-	lines_open(&connections[newest], fd, line, NULL);
+	lines_open(&connections[newest], fd, hear, NULL);
 }
 
 void console_listen(const struct place *place)

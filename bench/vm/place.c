@@ -88,11 +88,11 @@ static void ask(const struct place *place, char *const argv[], char *answer, siz
 static void find_build(struct place *place)
 {
 	ssize_t n = readlink("/proc/self/exe", place->build, sizeof(place->build) - 1);
-	char *slash;
 
 	place->build[n > 0 ? n : 0] = '\0';
 	for (int up = 0; up < 2; up++) {
-		slash = strrchr(place->build, '/');
+		char *slash = strrchr(place->build, '/');
+
 		if (!slash)
 			bench_cannot("its own path isn't known: is /proc mounted?");
 		*slash = '\0';

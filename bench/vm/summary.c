@@ -19,6 +19,7 @@ static struct json_object *run_to_json(const struct run *run)
 	json_object_object_add(o, "intact", json_object_new_boolean(run->intact));
 	json_object_object_add(o, "filled_mib", json_object_new_int64((int64_t)run->filled_mib));
 	json_object_object_add(o, "page_writes", json_object_new_int64((int64_t)run->writes));
+	json_object_object_add(o, "corrupt_pages", json_object_new_int64((int64_t)run->corrupt));
 	json_object_object_add(o, "ticks_lost", json_object_new_int64(run->skips));
 	json_object_object_add(o, "told", run->details);
 	return o;
@@ -68,7 +69,7 @@ static void require(struct requirements *list, double value, double limit, const
 	list->n++;
 }
 
-static double ratio(const struct series *a, const struct series *b)
+static double median_ratio(const struct series *a, const struct series *b)
 {
 	return series_median(a) / series_median(b);
 }
@@ -82,10 +83,10 @@ static void require_size(const struct summary *s, unsigned int ram_mib, struct r
 	if (!ours)
 		return;
 	if (memfd)
-		require(list, ratio(&ours->gap, &memfd->gap), 1.2,
+		require(list, median_ratio(&ours->gap, &memfd->gap), 1.2,
 			"%u MiB: largest gap, pageferry to QEMU memfd", ram_mib);
 	if (precopy)
-		require(list, ratio(&ours->gap, &precopy->gap), 0.5,
+		require(list, median_ratio(&ours->gap, &precopy->gap), 0.5,
 			"%u MiB: largest gap, pageferry to QEMU pre-copy", ram_mib);
 	require(list, series_median(&ours->extra) / ram_mib, 0.05,
 		"%u MiB: peak extra memory with pageferry, to RAM", ram_mib);
@@ -102,7 +103,7 @@ struct requirements summary_requirements(const struct summary *s)
 	for (unsigned int i = 0; i < o->nrams; i++)
 		require_size(s, o->ram_mib[i], &list);
 	if (o->nrams > 1 && small && large)
-		require(&list, ratio(&large->gap, &small->gap), 1.5,
+		require(&list, median_ratio(&large->gap, &small->gap), 1.5,
 			"largest gap with pageferry, %u MiB to %u MiB", last, o->ram_mib[0]);
 	return list;
 }
@@ -203,12 +204,19 @@ void summary_begin(struct summary *s)
 		s->report.load = 0;
 }
 
+/* Part of the host's CPU time that had nothing to do with the bench. */
+static double used_by_others(const struct summary *s)
+{
+	double wall = (double)(bench_now() - s->report.started) / 1e9;
+	double busy = host_busy() - own_busy() - s->report.busy;
+
+	return busy > 0 ? busy / wall / (double)sysconf(_SC_NPROCESSORS_ONLN) : 0;
+}
+
 void summary_json(struct summary *s)
 {
 	struct json_object *root = json_object_new_object(), *results = json_object_new_array();
 	double wall = (double)(bench_now() - s->report.started) / 1e9;
-	double others = (host_busy() - own_busy() - s->report.busy) / wall /
-			(double)sysconf(_SC_NPROCESSORS_ONLN);
 
 	for (unsigned int i = 0; i < s->n; i++)
 		json_object_array_add(results, results_to_json(&s->results[i]));
@@ -217,7 +225,7 @@ void summary_json(struct summary *s)
 	json_object_object_add(root, "quick", json_object_new_boolean(s->options->quick));
 	json_object_object_add(root, "rounds", json_object_new_int64(s->options->runs));
 	put_number(root, "seconds", wall);
-	json_object_object_add(root, "host", report_host(&s->report, others > 0 ? others : 0));
+	json_object_object_add(root, "host", report_host(&s->report, used_by_others(s)));
 	json_object_object_add(root, "guest", guest_to_json(s));
 	put_methods(root);
 	json_object_object_add(root, "results", results);
@@ -344,6 +352,9 @@ void summary_table(const struct summary *s)
 		table(s, s->options->ram_mib[i]);
 	}
 	explain_damage(s);
+	if (used_by_others(s) > NOISY_OTHERS)
+		printf("other processes used %.0f %% of the CPUs meanwhile: every gap is larger for it\n",
+		       used_by_others(s) * 100);
 	if (list.n)
 		putchar('\n');
 	for (unsigned int i = 0; i < list.n; i++)

@@ -172,7 +172,8 @@ static void check(struct vm *vm, struct run *run)
 	verdict = console_heard("CHECK");
 	run->intact = !strncmp(verdict, "CHECK ok ", 9);
 	run->writes = console_number(verdict, "writes");
-	if (!run->intact)
+	run->corrupt = console_number(verdict, "corrupt");
+	if (!run->intact && !vm->way->may_damage)
 		console_show();
 	/* Only now has the guest touched all of it. */
 	run->anonymous = memory_is_anonymous(vm, vm->new.pid);

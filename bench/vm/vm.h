@@ -230,7 +230,7 @@ struct run {
 	bool anonymous;
 	bool intact;
 	pid_t old, new;
-	uint64_t filled_mib, writes;
+	uint64_t filled_mib, writes, corrupt;
 	int64_t skips; /* ticks that never came */
 	struct json_object *details;
 };

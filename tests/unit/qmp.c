@@ -83,6 +83,7 @@ static pid_t serve(const char *text, size_t times, bool hang_up)
 	for (size_t i = 0; i < times; i++)
 		memcpy(said + i * strlen(text), text, strlen(text));
 	pid = fork();
+	assert_true(pid >= 0);
 	if (pid) {
 		close(listener);
 		free(said);
@@ -155,6 +156,7 @@ static void question_and_answer(void **state)
 	pid_t pid = fork();
 
 	(void)state;
+	assert_true(pid >= 0);
 	if (!pid) {
 		static const char answer[] = EVENT
 			"{\"return\": {\"status\": \"running\"}, \"id\": "

@@ -230,6 +230,7 @@ static void killed_writer(void **unused)
 	for (int round = 0; round < 60; round++) {
 		pid_t pid = fork();
 
+		assert_true(pid >= 0);
 		if (!pid)
 			for (;;) {
 				state.generation = state.generation % 1000 + 1;
@@ -398,6 +399,7 @@ static void ended_process(void **unused)
 	int fd;
 
 	(void)unused;
+	assert_true(pid >= 0);
 	if (!pid) {
 		pause();
 		_exit(0);
