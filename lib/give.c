@@ -313,16 +313,27 @@ static int send_done(struct ferry_give *give)
 	return ret;
 }
 
+/* Only faults are served, until it is time to push. */
+static int settle_round(struct ferry_give *give, int wake_fd)
+{
+	bool idle = false;
+	int ret = give_round(give, wake_fd, &idle, push_not_before(give));
+
+	return ret == -ETIMEDOUT ? 0 : ret;
+}
+
 static int drain(struct ferry_give *give, int wake_fd)
 {
 	bool busy = true;
 
 	while (give->phase != FERRY_PHASE_DONE) {
-		int woken = give_round(give, wake_fd, &busy, WIRE_FOREVER);
+		bool settling = !give->told && push_settles(give);
+		int woken = settling ? settle_round(give, wake_fd)
+				     : give_round(give, wake_fd, &busy, WIRE_FOREVER);
 		if (woken < 0)
 			return woken;
 		/* A caller that is woken all the time must not keep the pages from going. */
-		int ret = give->told ? 0 : push_some(give);
+		int ret = give->told ? 0 : settling ? 1 : push_some(give);
 		if (ret < 0)
 			return ret;
 		busy = ret == 1;

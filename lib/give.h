@@ -28,6 +28,7 @@ struct push_block {
 	uint64_t first, end; /* its pages */
 	uint64_t from;	     /* where to begin: just behind the page that was asked for */
 	bool huge;	     /* one huge page here */
+	bool assumed;	     /* shared memory: taken to be populated, until the kernel says no */
 	bool may_stage;
 	bool populated[FERRY_HUGE_PAGES];
 };
@@ -97,6 +98,9 @@ void give_release(const struct give_range *gr, uint64_t first, uint64_t n);
 void push_init(struct ferry_give *give);
 /* Pages of [@offset, @offset + @len) were asked for: their block goes next. */
 void push_hint(struct give_range *gr, uint64_t offset);
+/* When pushing may begin, CLOCK_MONOTONIC: until then faults alone are served. */
+int64_t push_not_before(const struct ferry_give *give);
+bool push_settles(const struct ferry_give *give);
 /* Push up to one chunk. 1: there may be more; 0: nothing to do until a message comes; -errno. */
 int push_some(struct ferry_give *give);
 /* STAGED came. */

@@ -16,11 +16,14 @@
 #define CHUNK_BUSY (16 * FERRY_PAGE)
 #define BUSY_NS	   2000000
 /*
- * A program that has just been taken over asks for its working set. While it does, and at most for so
- * long, only the neighbours of what it asks for are pushed, and this thread stays awake for the next
- * fault: to wake it would cost more than to answer.
+ * A program that has just been taken over asks for its working set, page after page. Until it has been
+ * quiet for so long, and at most for so long after the commit, nothing is pushed: this thread sleeps
+ * on the CPU of the one that asks, so that each answer costs two switches and no interrupt. Awake it
+ * would keep that thread from its CPU; from another one it would have to wake an idle CPU each time,
+ * which costs more than the answer.
  */
-#define SETTLE_NS 20000000
+#define QUIET_NS  5000000
+#define SETTLE_NS 30000000
 /* A look for zero misses the cache once a page; so many pages ahead the miss is hidden. */
 #define AHEAD 16
 
@@ -90,7 +93,14 @@ static bool same_block(const struct push_block *b, const struct give_range *gr, 
 	return b->range == gr && b->block == block;
 }
 
-/* Look at the block once, before it is pushed: the giver's program stands still. */
+/* Once, before it is pushed: the giver's program stands still. */
+static void look_at_block(const struct ferry_give *give, struct push_block *b)
+{
+	b->huge = scan_pages(&give->scan, b->range->r.addr + b->first * FERRY_PAGE,
+			     b->end - b->first, b->populated);
+	b->assumed = false;
+}
+
 static void open_block(struct ferry_give *give, struct give_range *gr, uint64_t block)
 {
 	struct push_block *b = &give->push.now;
@@ -102,9 +112,13 @@ static void open_block(struct ferry_give *give, struct give_range *gr, uint64_t 
 	b->end = (block + 1) * FERRY_HUGE_PAGES - skip;
 	if (b->end > gr->npages)
 		b->end = gr->npages;
-	b->huge = scan_pages(&give->scan, gr->r.addr + b->first * FERRY_PAGE, b->end - b->first,
-			     b->populated);
 	b->from = b->first;
+	/* To map what is there takes one call, most of the time; a look before would cost as much. */
+	b->huge = false;
+	b->assumed = gr->r.flags & FERRY_RANGE_SHARED;
+	memset(b->populated, true, sizeof(b->populated));
+	if (!b->assumed)
+		look_at_block(give, b);
 	b->may_stage = give->stage && gr->stageable && b->end - b->first == FERRY_HUGE_PAGES;
 }
 
@@ -224,6 +238,10 @@ static int push_run(struct ferry_give *give, uint64_t page)
 		return 1;
 	case RESOLVED_ALREADY:
 	case RESOLVED_DISCARDED:
+		if (give->push.now.assumed) {
+			look_at_block(give, &give->push.now);
+			return 1;
+		}
 		/* HERE covers the run: what we have not mapped of shared memory needs nobody. */
 		if (ans.kind == FERRY_ANSWER_HERE)
 			give->report.bytes[FERRY_WAY_CONTINUE] += give_mark(gr, page, n) *
@@ -350,10 +368,23 @@ static int choose(struct ferry_give *give)
 		p->now.from = from;
 		return 1;
 	}
-	if (next_in_order(give, &gr, &block) && !(gr->r.flags & FERRY_RANGE_SHARED) &&
-	    is_busy(give) && clock_ns() - give->committed_at < SETTLE_NS)
-		return 1;
 	return choose_in_order(give);
+}
+
+int64_t push_not_before(const struct ferry_give *give)
+{
+	int64_t quiet = give->push.asked_at + QUIET_NS, settled = give->committed_at + SETTLE_NS;
+
+	return quiet < settled ? quiet : settled;
+}
+
+/* To map a page of shared memory costs less than to wait whether it is asked for. */
+bool push_settles(const struct ferry_give *give)
+{
+	const struct give_range *next = give->push.cursor_range;
+
+	return next < give->ranges + give->nranges && !(next->r.flags & FERRY_RANGE_SHARED) &&
+	       clock_ns() < push_not_before(give);
 }
 
 int push_some(struct ferry_give *give)
@@ -361,6 +392,7 @@ int push_some(struct ferry_give *give)
 	struct pusher *p = &give->push;
 
 	p->waits = false;
+	placement_apart(&give->loop->placement);
 	if (!p->now.range) {
 		int ret = p->stage == STAGE_FULL ? finish_stage(give) : choose(give);
 		if (ret <= 0 || !p->now.range)

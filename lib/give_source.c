@@ -36,11 +36,16 @@ uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t en
 
 uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n)
 {
-	uint64_t fresh = 0;
+	uint64_t fresh = 0, end = first + n;
 
-	for (uint64_t page = first; page < first + n; page++) {
-		fresh += give_is_left(gr, page);
-		gr->left[page / 64] &= ~(1ull << page % 64);
+	while (first < end) {
+		uint64_t *word = &gr->left[first / 64], count = 64 - first % 64;
+		if (count > end - first)
+			count = end - first;
+		uint64_t mask = ~0ull >> (64 - count) << first % 64;
+		fresh += (uint64_t)__builtin_popcountll(*word & mask);
+		*word &= ~mask;
+		first += count;
 	}
 	gr->give->pages_left -= fresh;
 	return fresh;

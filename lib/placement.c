@@ -12,6 +12,7 @@
 
 /* Reading where a thread ran last costs about as much as a fault: one look for so many faults. */
 #define LOOK_EVERY 256
+#define LOOK_APART 16
 
 int placement_init(struct placement *p, int cpu)
 {
@@ -29,13 +30,17 @@ static void bind_to(struct placement *p, int cpu)
 {
 	cpu_set_t set;
 
-	if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == p->at || !CPU_ISSET(cpu, &p->allowed))
+	if (cpu < 0 || cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, &p->allowed))
+		return;
+	if (cpu == p->at && !p->apart)
 		return;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	/* Where it is forbidden (a sandbox), faults are served all the same, only later. */
-	if (sched_setaffinity(0, sizeof(set), &set) == 0)
+	if (sched_setaffinity(0, sizeof(set), &set) == 0) {
 		p->at = cpu;
+		p->apart = false;
+	}
 }
 
 /* Field 39 of /proc/TID/stat. The name in field 2 may hold anything, so count from its end. */
@@ -78,16 +83,32 @@ void placement_follow(struct placement *p, uint32_t tid)
 {
 	if (p->cpu != FERRY_CPU_FOLLOW || !tid)
 		return;
-	if (p->countdown) {
+	if (p->countdown)
 		p->countdown--;
+	/* Another thread may be elsewhere, but threads that fault by turns must not make us look always. */
+	bool another = tid != p->tid && p->countdown < LOOK_EVERY - LOOK_APART;
+	if (p->countdown && !another && !p->apart)
 		return;
-	}
 	p->countdown = LOOK_EVERY;
+	p->tid = tid;
 	bind_to(p, last_cpu(tid));
+}
+
+void placement_apart(struct placement *p)
+{
+	cpu_set_t others = p->allowed;
+
+	if (p->cpu != FERRY_CPU_FOLLOW || p->at < 0 || p->apart)
+		return;
+	CPU_CLR(p->at, &others);
+	/* Where there is no other CPU they have to share this one. */
+	if (CPU_COUNT(&others))
+		p->apart = sched_setaffinity(0, sizeof(others), &others) == 0;
 }
 
 void placement_leave(struct placement *p)
 {
+	p->apart = false;
 	if (p->at >= 0)
 		sched_setaffinity(p->thread, sizeof(p->allowed), &p->allowed);
 	p->at = -1;

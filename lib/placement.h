@@ -14,8 +14,10 @@
 struct placement {
 	int cpu;      /* FERRY_CPU_* or a CPU number: what was asked for */
 	int at;	      /* the CPU that the thread is bound to now; -1: not bound */
+	uint32_t tid; /* whom it follows */
 	const void *self; /* the thread that serves, told apart without a system call */
 	pid_t thread;	  /* the same, and what it was allowed before */
+	bool apart;		  /* bound to whatever is allowed but that CPU */
 	unsigned int countdown; /* faults until the next look */
 	cpu_set_t allowed;
 };
@@ -24,6 +26,11 @@ struct placement {
 int placement_init(struct placement *p, int cpu);
 /* A thread's fault came in while we were waiting: follow it now and then. */
 void placement_follow(struct placement *p, uint32_t tid);
+/*
+ * There is work besides faults, and the thread that was followed is to run meanwhile: leave its CPU,
+ * until the next fault that is waited for.
+ */
+void placement_apart(struct placement *p);
 /* Take up the place; called from the thread that serves, which need not be the one that made it. */
 void placement_enter(struct placement *p);
 /* Give the thread its old freedom back. */
