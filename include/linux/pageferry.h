@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT */
+/*
+ * pageferry.ko: move pages of private anonymous memory from one process to another.
+ *
+ * Linux' own UFFDIO_MOVE does that within one process. Here the source and the destination are two
+ * address spaces. A page that has moved is gone at the source and is there at the destination; at no
+ * instant is it mapped in both, and nothing is copied.
+ *
+ * The device is /dev/pageferry. It gives no right of its own: each address space takes part by a
+ * userfaultfd(2) which that process made itself and handed over (SCM_RIGHTS, EVENT_FORK), and only
+ * with the ranges that are registered in it. The caller's own memory, as a source, needs none.
+ *
+ * Structures are extensible: size tells which version of one the caller knows. What the kernel does
+ * not know must be zero, else the answer is E2BIG.
+ */
+#ifndef _LINUX_PAGEFERRY_H
+#define _LINUX_PAGEFERRY_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/*
+ * Counts up when the meaning of something changes, which a program has to know; what is only added
+ * shows as a feature bit.
+ */
+#define PAGEFERRY_ABI 1
+
+#define PAGEFERRY_FEATURE_MOVE	(1ULL << 0) /* PAGEFERRY_IOC_MOVE */
+#define PAGEFERRY_FEATURE_THP	(1ULL << 1) /* a huge page that is covered whole stays one */
+#define PAGEFERRY_FEATURE_SWAP	(1ULL << 2) /* swapped-out pages move without being read in */
+#define PAGEFERRY_FEATURE_MEMCG	(1ULL << 3) /* the memory cgroup's charge follows the page */
+
+/**
+ * struct pageferry_info - what the module can do (PAGEFERRY_IOC_INFO)
+ * @size: in: sizeof(struct pageferry_info)
+ * @abi: out: PAGEFERRY_ABI
+ * @features: out: PAGEFERRY_FEATURE_*
+ */
+struct pageferry_info {
+	__u32 size;
+	__u32 abi;
+	__u64 features;
+};
+
+/* An empty source page is passed over and its destination stays empty; else it is ENOENT. */
+#define PAGEFERRY_MOVE_ALLOW_SRC_HOLES (1U << 0)
+/* Threads that wait for the destination's pages are not woken. */
+#define PAGEFERRY_MOVE_DONTWAKE	       (1U << 1)
+
+/* As src_uffd: the source is the caller's own memory. */
+#define PAGEFERRY_SELF (-1)
+
+/**
+ * struct pageferry_move - move a range (PAGEFERRY_IOC_MOVE)
+ * @size: in: sizeof(struct pageferry_move)
+ * @mode: in: PAGEFERRY_MOVE_*
+ * @dst_uffd: in: userfaultfd of the process that receives; @dst.. is registered in it, MISSING
+ * @src_uffd: in: userfaultfd of the process that gives, @src.. is registered in it, so that the
+ *            holes that are left are trapped and never read as zeros; or PAGEFERRY_SELF
+ * @dst: in: address in the receiving process
+ * @src: in: address in the giving process
+ * @len: in: bytes; all three are multiples of the page size, and each range lies in one mapping
+ * @moved: out: bytes from the start that were dealt with, also when the call fails
+ *
+ * Returns 0 when all of @len is dealt with. Otherwise -1 and errno, and @moved says how far it came:
+ * add it to both addresses and call again to go on.
+ *
+ * EAGAIN	with @moved set: the rest can't be moved now, or, at the next call, says why not. Without:
+ *		an event (fork, mremap, ...) of either process waits to be read from its userfaultfd.
+ * EBUSY	the page at @moved is in use: pinned for DMA, shared with another process or by KSM, or
+ *		something else holds a reference to it. It stays where it was. Stricter than
+ *		UFFDIO_MOVE, which lets plain references through: afterwards they would be references
+ *		from another process.
+ * EEXIST	the destination page at @moved is populated.
+ * ENOENT	the source page at @moved is empty; or nothing is mapped at @src or @dst.
+ * ENOMEM	no memory, or the receiving process' memory cgroup is full. The page stays.
+ * EINVAL	unknown @mode bits, unaligned, empty or wrapping ranges; a range that isn't within one
+ *		mapping; memory that isn't private and anonymous, or isn't writable; access rights or
+ *		locking (mlock) differ between both; source and destination are one process
+ *		(UFFDIO_MOVE does that).
+ * EPERM	no consent: the range is not registered in the descriptor given for it.
+ * EBADF	a descriptor is not open, or isn't a userfaultfd.
+ * ESRCH	the process behind a descriptor has exited.
+ * E2BIG	@size is larger than known here and what is beyond isn't zero.
+ * EFAULT	the structure can't be read or written; a page that is poisoned or otherwise no memory.
+ * EINTR	a fatal signal.
+ */
+struct pageferry_move {
+	__u32 size;
+	__u32 mode;
+	__s32 dst_uffd;
+	__s32 src_uffd;
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 moved;
+};
+
+#define PAGEFERRY_IOC_INFO _IO('F' | 0x80, 0x00)
+#define PAGEFERRY_IOC_MOVE _IO('F' | 0x80, 0x01)
+
+#endif
