@@ -4,6 +4,7 @@
 # make demo       the main job, on a fresh machine: installs what is missing, then shows it
 # make check      the tests, on a fresh machine: installs what is missing, then runs all
 # make check-debug  the same under sanitizers, then the analyzers
+# make kmod       the kernel module build/kmod/pageferry.ko, for KDIR or as scripts/kmod-headers says
 # make install    with DESTDIR and PREFIX
 
 VERSION := $(shell cat VERSION)
@@ -36,7 +37,7 @@ TESTS     := $(patsubst %.c,$(B)/%,$(wildcard $(foreach k,unit uffd race cli vm,
 FUZZERS   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 TEST_LIB  := $(wildcard tests/lib/*.c)
 
-.PHONY: all tests benches examples demo check check-debug install uninstall clean
+.PHONY: all tests benches examples demo check check-debug kmod install uninstall clean
 all: $(B)/libpageferry.a $(B)/libpageferry.so $(B)/libpageferry-preload.so $(B)/pageferry
 
 $(B)/libpageferry.a: $(LIB_O)
@@ -91,6 +92,11 @@ demo check check-debug:
 	@scripts/install-deps $@
 	@$(MAKE) --no-print-directory -j2 all tests
 	@scripts/$@
+
+kmod:
+	@scripts/install-deps $@
+	@kdir=$$(scripts/kmod-headers) && $(MAKE) --no-print-directory -C kmod \
+		B='$(abspath $(B))/kmod' KDIR="$$kdir" V='$(V)' WERROR='$(WERROR)'
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
