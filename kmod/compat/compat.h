@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The only place that knows kernel versions, and the declarations that modules are not meant to see.
+ * What they declare is reached by livepatch relocations, see compat/symbols.
+ */
+#ifndef PAGEFERRY_COMPAT_H
+#define PAGEFERRY_COMPAT_H
+
+#include <linux/version.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+#error "pageferry supports Linux 6.12 only: build it for such a kernel"
+#endif
+#ifndef CONFIG_X86_64
+#error "pageferry supports x86-64 only"
+#endif
+#if !defined(CONFIG_LIVEPATCH) || !defined(CONFIG_USERFAULTFD) || \
+	!defined(CONFIG_TRANSPARENT_HUGEPAGE) || !defined(CONFIG_PER_VMA_LOCK) || \
+	!defined(CONFIG_SWAP) || !defined(CONFIG_MMU_NOTIFIER)
+#error "pageferry needs LIVEPATCH, USERFAULTFD, TRANSPARENT_HUGEPAGE, PER_VMA_LOCK, SWAP, MMU_NOTIFIER"
+#endif
+#ifdef CONFIG_MEMCG_V1
+#error "pageferry does not know how to move charges of cgroup v1: a kernel without MEMCG_V1 is needed"
+#endif
+
+#include <linux/fs.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/swap.h>
+#include <linux/userfaultfd_k.h>
+
+/* fs/userfaultfd.c */
+extern const struct file_operations userfaultfd_fops;
+
+/* The key of a userfaultfd's wait queues, as its wake function reads it. */
+struct pf_wake_range {
+	unsigned long start;
+	unsigned long len;
+};
+
+/* arch/x86/mm/tlb.c; asm/tlbflush.h hides it from modules */
+void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
+			unsigned int stride_shift, bool freed_tables);
+
+/* mm/swap.h */
+extern struct address_space *swapper_spaces[];
+#define PF_SWAP_SPACE_SHIFT 14
+
+/* mm/internal.h */
+bool folio_isolate_lru(struct folio *folio);
+void folio_putback_lru(struct folio *folio);
+bool __folio_unqueue_deferred_split(struct folio *folio);
+
+#ifdef CONFIG_MEMCG
+/* mm/memcontrol-v1.h */
+int try_charge_memcg(struct mem_cgroup *memcg, gfp_t gfp, unsigned int nr_pages);
+void mem_cgroup_id_put_many(struct mem_cgroup *memcg, unsigned int n);
+#endif
+
+#endif

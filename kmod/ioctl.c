@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The requests: their sizes, in and out of user space. */
+#include <linux/fs.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "compat/compat.h"
+#include "ioctl.h"
+#include "move.h"
+#include "plan.h"
+#include "trace.h"
+
+#define PF_FEATURES (PAGEFERRY_FEATURE_MOVE | PAGEFERRY_FEATURE_THP | PAGEFERRY_FEATURE_SWAP | \
+		     PAGEFERRY_FEATURE_MEMCG)
+
+union pf_request {
+	struct pageferry_info info;
+	struct pageferry_move move;
+};
+
+static int pf_ioctl_info(union pf_request *req)
+{
+	req->info.abi = PAGEFERRY_ABI;
+	req->info.features = PF_FEATURES;
+	return 0;
+}
+
+static int pf_get_sides(struct pf_op *op, const struct pageferry_move *m)
+{
+	int err;
+
+	if (m->dst_uffd == PAGEFERRY_SELF)
+		return -EBADF;
+	err = pf_side_get(&op->dst, m->dst_uffd, m->dst);
+	if (!err)
+		err = pf_side_get(&op->src, m->src_uffd, m->src);
+	if (err)
+		return err;
+	return op->dst.mm == op->src.mm ? -EINVAL : 0;
+}
+
+static int pf_get_slots(struct pf_op *op)
+{
+	unsigned long pages = op->left / PAGE_SIZE;
+
+	op->nslots = min_t(unsigned long, pages, PTRS_PER_PTE);
+	op->slots = &op->one;
+	if (op->nslots > 1)
+		op->slots = kmalloc_array(op->nslots, sizeof(*op->slots), GFP_KERNEL);
+	return op->slots ? 0 : -ENOMEM;
+}
+
+static int pf_ioctl_move(union pf_request *req)
+{
+	struct pageferry_move *m = &req->move;
+	struct pf_op op = { .left = m->len, .mode = m->mode };
+	int err;
+
+	m->moved = 0;
+	err = pf_plan_check(m);
+	if (err)
+		return err;
+	err = pf_get_sides(&op, m);
+	if (!err)
+		err = pf_get_slots(&op);
+	if (!err) {
+		op.memcg = get_mem_cgroup_from_mm(op.dst.mm);
+		err = pf_move(&op);
+		pf_memcg_settle(&op);
+	}
+	if (op.slots != &op.one)
+		kfree(op.slots);
+	pf_side_put(&op.src);
+	pf_side_put(&op.dst);
+	m->moved = op.moved;
+	trace_pageferry_move(m, err);
+	return err;
+}
+
+struct pf_ioctl {
+	size_t size, min_size;
+	int (*run)(union pf_request *req);
+};
+
+#define PF_IOCTL(cmd, type, last, fn) \
+	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), fn }
+
+static const struct pf_ioctl pf_ioctls[] = {
+	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, pf_ioctl_info),
+	PF_IOCTL(PAGEFERRY_IOC_MOVE, pageferry_move, moved, pf_ioctl_move),
+};
+
+static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
+{
+	union pf_request req = {};
+	u32 size;
+	int err;
+
+	if (get_user(size, (u32 __user *)arg))
+		return -EFAULT;
+	if (size < ioctl->min_size || size > PAGE_SIZE)
+		return size > PAGE_SIZE ? -E2BIG : -EINVAL;
+	err = copy_struct_from_user(&req, ioctl->size, arg, size);
+	if (err)
+		return err;
+	err = ioctl->run(&req);
+	/* The answer tells of progress on failure, too. */
+	if (copy_to_user(arg, &req, min_t(size_t, size, ioctl->size)))
+		return -EFAULT;
+	return err;
+}
+
+long pf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	int err = -ENOTTY;
+
+	if (_IOC_TYPE(cmd) == _IOC_TYPE(PAGEFERRY_IOC_INFO) && !_IOC_SIZE(cmd) &&
+	    _IOC_DIR(cmd) == _IOC_NONE && _IOC_NR(cmd) < ARRAY_SIZE(pf_ioctls))
+		err = pf_run(&pf_ioctls[_IOC_NR(cmd)], (void __user *)arg);
+	pf_count(err);
+	return err;
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* From the first page to the last: choose the way of each step, and wait where one has to wait. */
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <asm/pgalloc.h>
+
+#include "compat/compat.h"
+#include "move.h"
+#include "plan.h"
+#include "trace.h"
+
+/* ---- one step */
+
+static unsigned int pf_skip_hole(struct pf_op *op, pmd_t *dst_pmd, const struct pf_step *step)
+{
+	if (!pmd_none(pmdp_get_lockless(dst_pmd)))
+		return pf_stop(op, PF_STOP_RETRY);
+	if (!(op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES))
+		return pf_fail(op, -ENOENT);
+	return step->len / PAGE_SIZE;
+}
+
+/*
+ * A huge page at the source. It goes as one where it is covered whole and the other side has no table
+ * there; else its PMD is split, and then the folio itself, by the way of small pages.
+ */
+static unsigned int pf_step_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
+				 const struct pf_step *step)
+{
+	pmd_t src = pmdp_get_lockless(src_pmd);
+
+	if (step->whole && pmd_none(pmdp_get_lockless(dst_pmd)) && !is_huge_zero_pmd(src))
+		return pf_move_huge(op, dst_pmd, src_pmd);
+	__split_huge_pmd(op->src.vma, src_pmd, op->src.addr, false, NULL);
+	return pf_stop(op, PF_STOP_RETRY);
+}
+
+static bool pf_is_huge(pmd_t pmd)
+{
+	return pmd_trans_huge(pmd) || is_pmd_migration_entry(pmd);
+}
+
+static unsigned int pf_do_step(struct pf_op *op, pmd_t **dst_pmd, pmd_t **src_pmd)
+{
+	struct pf_step step = pf_plan_step(op->dst.addr, op->src.addr, op->left);
+	unsigned int n = min_t(unsigned int, step.len / PAGE_SIZE, op->nslots);
+	pmd_t src = __pmd(0);
+
+	*src_pmd = pf_find_pmd(op->src.mm, op->src.addr);
+	if (*src_pmd)
+		src = pmdp_get_lockless(*src_pmd);
+	*dst_pmd = pf_alloc_pmd(op->dst.mm, op->dst.addr);
+	if (!*dst_pmd)
+		return pf_fail(op, -ENOMEM);
+	if (pf_is_huge(pmdp_get_lockless(*dst_pmd)))
+		return pf_fail(op, -EEXIST);
+	if (pmd_none(src) && pmd_none(pmdp_get_lockless(*dst_pmd)))
+		return pf_skip_hole(op, *dst_pmd, &step);
+	if (pf_is_huge(src))
+		return pf_step_huge(op, *dst_pmd, *src_pmd, &step);
+	if (pte_alloc(op->dst.mm, *dst_pmd))
+		return pf_fail(op, -ENOMEM);
+	/* So that it need not be asked for at each page; it is empty, and its holes are holes. */
+	if (!*src_pmd)
+		*src_pmd = pf_alloc_pmd(op->src.mm, op->src.addr);
+	if (!*src_pmd || (pmd_none(src) && pte_alloc(op->src.mm, *src_pmd)))
+		return pf_fail(op, -ENOMEM);
+	return pf_move_ptes(op, *dst_pmd, *src_pmd, n);
+}
+
+/* ---- what a step had to leave */
+
+static void pf_split(struct pf_op *op)
+{
+	int err;
+
+	if (!folio_trylock(op->folio)) {
+		/* Not waited for with our reference on it, which would keep others from splitting it. */
+		folio_put(op->folio);
+		op->folio = NULL;
+		cond_resched();
+		return;
+	}
+	err = split_huge_page_to_list_to_order(&op->folio->page, NULL, 0);
+	folio_unlock(op->folio);
+	if (err == -EBUSY || err == -EAGAIN)
+		pf_stop(op, PF_STOP_IN_USE);
+	else if (err)
+		pf_fail(op, err);
+}
+
+/*
+ * Each CPU holds references to pages that it is about to put on a list. They would be there for ever if
+ * nothing else happened, so they are driven out, once a call; what is left then is somebody's.
+ */
+static void pf_drain(struct pf_op *op)
+{
+	if (op->drained) {
+		trace_pageferry_refuse(op->src.mm, op->src.addr, -EBUSY, "referenced");
+		pf_fail(op, -EBUSY);
+		return;
+	}
+	lru_add_drain_all();
+	op->drained = true;
+}
+
+static void pf_wait_for_folio(struct pf_op *op)
+{
+	folio_lock(op->folio);
+	folio_wait_writeback(op->folio);
+	folio_unlock(op->folio);
+}
+
+static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
+{
+	enum pf_stop stop = op->stop;
+	unsigned int done = 0;
+
+	op->stop = PF_STOP_NONE;
+	switch (stop) {
+	case PF_STOP_LOCKED:
+		pf_wait_for_folio(op);
+		break;
+	case PF_STOP_SPLIT:
+		pf_split(op);
+		break;
+	case PF_STOP_MIGRATES:
+		migration_entry_wait(op->src.mm, src_pmd, op->src.addr);
+		break;
+	case PF_STOP_SWAPPED:
+		done = pf_move_swapped(op, dst_pmd, src_pmd);
+		break;
+	case PF_STOP_CHARGE:
+		if (pf_memcg_charge(op, op->wanted))
+			pf_fail(op, -ENOMEM);
+		break;
+	case PF_STOP_ERROR:
+		pf_fail(op, op->error);
+		break;
+	default:
+		break;
+	}
+	/* Each of them may find that it needs another one. */
+	if (op->stop == PF_STOP_IN_USE || stop == PF_STOP_IN_USE) {
+		op->stop = PF_STOP_NONE;
+		pf_drain(op);
+	}
+	if (op->stop == PF_STOP_MIGRATES)
+		migration_entry_wait(op->src.mm, src_pmd, op->src.addr);
+	return done;
+}
+
+/* ---- all steps */
+
+static void pf_advance(struct pf_op *op, unsigned int pages)
+{
+	unsigned long len = pages * PAGE_SIZE;
+
+	op->dst.addr += len;
+	op->src.addr += len;
+	op->left -= len;
+	op->moved += len;
+}
+
+/* 0 or -errno; locked. */
+static int pf_steps(struct pf_op *op)
+{
+	pmd_t *dst_pmd, *src_pmd;
+
+	while (op->left) {
+		op->stop = PF_STOP_NONE;
+		pf_advance(op, pf_do_step(op, &dst_pmd, &src_pmd));
+		/* What stopped a batch behind its first pages is met again at the next step's first page. */
+		if (op->stop != PF_STOP_NONE && op->left)
+			pf_advance(op, pf_overcome(op, dst_pmd, src_pmd));
+		if (op->folio)
+			folio_put(op->folio);
+		op->folio = NULL;
+		if (op->stop == PF_STOP_ERROR)
+			return op->error;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		/* Somebody may be waiting to change the mappings. */
+		if (need_resched())
+			return 0;
+	}
+	return 0;
+}
+
+/* The locks are given up now and then; whatever has changed meanwhile is checked again. */
+int pf_move(struct pf_op *op)
+{
+	int err = 0;
+
+	while (!err && op->left) {
+		unsigned long start = op->dst.addr;
+
+		err = pf_lock(op);
+		if (err)
+			break;
+		err = pf_steps(op);
+		pf_unlock(op);
+		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE))
+			pf_wake(op->dst.ctx, start, op->dst.addr - start);
+		cond_resched();
+	}
+	return err;
+}
