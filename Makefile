@@ -123,6 +123,7 @@ clean:
 	rm -rf $(B)
 
 include guest/guest.mk
+include tests/guest/guest.mk
 -include bench/vm/vm.mk
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

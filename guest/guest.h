@@ -8,7 +8,8 @@
 
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
+
+#include "boot.h"
 
 struct params {
 	uint32_t fill;     /* percent of RAM */
@@ -24,9 +25,6 @@ struct params {
 
 /* Prints "ferry: ..." as one line by one write(), so that the lines of two threads never mix. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* The same with "FAIL", then powers off: for what the guest can't do without. */
-_Noreturn void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-FILE *open_for_reading(const char *path); /* or fails */
 void thread_start(void *(*run)(void *), void *arg, int fifo_priority);
 void nap_us(uint32_t us);
 

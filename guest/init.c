@@ -4,24 +4,18 @@
  * commands on the console until it is told to power off.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "boot.h"
 #include "guest.h"
 
 #define STACK_BYTES (128 << 10)
-#define NAME_BYTES  256
 
 pthread_rwlock_t state_lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 
@@ -48,15 +42,6 @@ void say(const char *fmt, ...)
 	va_end(ap);
 }
 
-static _Noreturn void power_off(void)
-{
-	tcdrain(STDOUT_FILENO);
-	sync();
-	reboot(RB_POWER_OFF);
-	for (;;)
-		pause();
-}
-
 void fail(const char *fmt, ...)
 {
 	va_list ap;
@@ -65,15 +50,6 @@ void fail(const char *fmt, ...)
 	vsay("FAIL ", fmt, ap);
 	va_end(ap);
 	power_off();
-}
-
-FILE *open_for_reading(const char *path)
-{
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		fail("%s: %s", path, strerror(errno));
-	return f;
 }
 
 void nap_us(uint32_t us)
@@ -102,71 +78,6 @@ void thread_start(void *(*run)(void *), void *arg, int fifo_priority)
 	if (rc)
 		fail("thread: %s", strerror(rc));
 	pthread_attr_destroy(&attr);
-}
-
-static void mount_one(const char *type, const char *path)
-{
-	mkdir(path, 0755);
-	if (mount(type, path, type, 0, NULL) && errno != EBUSY)
-		fail("mount of %s: %s", path, strerror(errno));
-}
-
-/* Else the console would echo every command into the output and end lines with CR LF. */
-static void console_raw(void)
-{
-	struct termios tio;
-
-	if (tcgetattr(STDIN_FILENO, &tio))
-		fail("console: %s", strerror(errno));
-	cfmakeraw(&tio);
-	tio.c_iflag |= ICRNL;
-	tcsetattr(STDIN_FILENO, TCSANOW, &tio);
-}
-
-static void load_module(const char *name)
-{
-	char path[NAME_BYTES + 16];
-	int fd;
-
-	snprintf(path, sizeof(path), "/modules/%s", name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
-		fail("module %s: %s", name, strerror(errno));
-	close(fd);
-}
-
-/* The file names the modules one a line, each after those it needs. */
-static void load_modules(void)
-{
-	FILE *f = open_for_reading("/modules/order");
-	char line[NAME_BYTES];
-
-	while (fgets(line, sizeof(line), f)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (line[0])
-			load_module(line);
-	}
-	fclose(f);
-}
-
-/*
- * The kernel is booted with one CPU, see guest/README.md. Whoever boots it with all of them finds
- * them online already, which is no error.
- */
-static void start_cpus(void)
-{
-	long n = sysconf(_SC_NPROCESSORS_CONF);
-
-	for (long i = 1; i < n; i++) {
-		char path[64];
-		int fd;
-
-		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%ld/online", i);
-		fd = open(path, O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, "1", 1) != 1)
-			fail("cpu%ld: %s", i, strerror(errno));
-		close(fd);
-	}
 }
 
 struct param_desc {
@@ -283,7 +194,7 @@ int main(void)
 	mount_one("devtmpfs", "/dev");
 	mount_one("proc", "/proc");
 	mount_one("sysfs", "/sys");
-	console_raw();
+	make_raw(STDIN_FILENO);
 	parse_cmdline(&params);
 	load_modules();
 	start_cpus();

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: MIT
+/* Pages go from one process to another: whole, once, and whoever waits for them goes on. */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "lib/uffd_abi.h"
+#include "peer.h"
+#include "pf.h"
+#include "proc.h"
+
+#define SMALL (16 * PAGE)
+
+/* All of it, in one call. */
+static void move_all(int pf, const struct end *to, const struct end *from)
+{
+	uint64_t moved;
+
+	check_is(pf_move(pf, 0, to->uffd, from->uffd, to->addr, from->addr, from->len, &moved), 0);
+	check_is(moved, from->len);
+}
+
+static void has_moved(const struct end *to, const struct end *from)
+{
+	giver_is_empty(from);
+	check_is(count_pages(peer_pid(to->peer), to->addr, from->len, PM_PRESENT | PM_EXCLUSIVE),
+		 from->len / PAGE);
+	end_verify(to, to->addr, from->addr, from->len);
+}
+
+/* This process is neither of both. */
+static void third_party(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
+
+	move_all(pf_open(), &taker, &giver);
+	has_moved(&taker, &giver);
+	end_stop(&giver);
+	end_verify(&taker, taker.addr, giver.addr, SMALL);
+	end_stop(&taker);
+}
+
+/* The giver moves its own memory, which needs no userfaultfd. */
+static void push(void)
+{
+	struct peer *p = peer_start();
+	uint64_t src = peer_map(NULL, 0, PAGE, MAP_4K), moved;
+	struct end taker = taker_make(p, PAGE, MAP_4K);
+
+	peer_fill(NULL, src, PAGE, 1, SEED);
+	check_is(pf_move(pf_open(), 0, taker.uffd, PAGEFERRY_SELF, taker.addr, src, PAGE, &moved),
+		 0);
+	check_is(moved, PAGE);
+	check_is(count_holes(0, src, PAGE), 1);
+	peer_verify(p, taker.addr, PAGE, 1, SEED);
+	/* Nothing traps the hole: it is empty memory again. */
+	peer_verify_zero(NULL, src, PAGE);
+	end_stop(&taker);
+}
+
+/* The taker fetches from a process that has handed over its userfaultfd. */
+static void pull(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_make(NULL, SMALL, MAP_4K);
+
+	move_all(pf_open(), &taker, &giver);
+	has_moved(&taker, &giver);
+	end_stop(&giver);
+}
+
+static void one_page_of_many(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
+	uint64_t src = giver.addr + 5 * PAGE, dst = taker.addr + 2 * PAGE;
+
+	check_is(pf_move(pf_open(), 0, taker.uffd, giver.uffd, dst, src, PAGE, NULL), 0);
+	check_is(count_holes(peer_pid(giver.peer), giver.addr, SMALL), 1);
+	check_is(count_holes(peer_pid(giver.peer), src, PAGE), 1);
+	check_is(count_holes(peer_pid(taker.peer), taker.addr, SMALL), SMALL / PAGE - 1);
+	end_verify(&taker, dst, src, PAGE);
+	end_verify(&giver, giver.addr, giver.addr, 5 * PAGE);
+	end_verify(&giver, src + PAGE, src + PAGE, SMALL - 6 * PAGE);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* The page itself goes, not its contents: the frame is the same. */
+static void same_frame(void)
+{
+	struct end giver = giver_start(PAGE, MAP_4K), taker = taker_start(PAGE, MAP_4K);
+	uint64_t frame = page_frame(peer_pid(giver.peer), giver.addr);
+
+	check(frame);
+	move_all(pf_open(), &taker, &giver);
+	check_is(page_frame(peer_pid(taker.peer), taker.addr), frame);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* It belongs to the taker like any page of its own: it can be written, forked and dropped. */
+static void page_is_owned(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
+	pid_t child;
+
+	move_all(pf_open(), &taker, &giver);
+	end_stop(&giver);
+	child = peer_fork(taker.peer);
+	peer_fill(taker.peer, taker.addr, SMALL, 100, SEED);
+	peer_end_child(taker.peer, child);
+	peer_verify(taker.peer, taker.addr, SMALL, 100, SEED);
+	check_is(uffd_unregister(taker.uffd, taker.addr, SMALL), 0);
+	check_is(peer_madvise(taker.peer, taker.addr, PAGE, MADV_DONTNEED), 0);
+	peer_verify_zero(taker.peer, taker.addr, PAGE);
+	peer_unmap(taker.peer, taker.addr, SMALL);
+	end_stop(&taker);
+}
+
+static bool near_kb(uint64_t is, uint64_t want, uint64_t slack)
+{
+	bool good = is + slack >= want && is <= want + slack;
+
+	if (!good)
+		note("%llu KiB, not %llu", (unsigned long long)is, (unsigned long long)want);
+	return good;
+}
+
+static void large(void)
+{
+	const size_t len = 64 * MIB;
+	struct end giver = giver_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
+	uint64_t giver_kb = status_kb(peer_pid(giver.peer), "RssAnon");
+	uint64_t taker_kb = status_kb(peer_pid(taker.peer), "RssAnon");
+	int64_t start;
+
+	start = now_ms();
+	move_all(pf_open(), &taker, &giver);
+	note("64 MiB in %lld ms", (long long)(now_ms() - start));
+	check(near_kb(status_kb(peer_pid(giver.peer), "RssAnon"), giver_kb - len / 1024, 256));
+	check(near_kb(status_kb(peer_pid(taker.peer), "RssAnon"), taker_kb + len / 1024, 256));
+	has_moved(&taker, &giver);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+static void smaps(void)
+{
+	struct end giver = giver_start(MIB, MAP_4K), taker = taker_start(MIB, MAP_4K);
+	pid_t from = peer_pid(giver.peer), to = peer_pid(taker.peer);
+
+	move_all(pf_open(), &taker, &giver);
+	check_is(smaps_kb(from, giver.addr, MIB, "Rss"), 0);
+	check_is(smaps_kb(from, giver.addr, MIB, "Anonymous"), 0);
+	check_is(smaps_kb(to, taker.addr, MIB, "Rss"), 1024);
+	check_is(smaps_kb(to, taker.addr, MIB, "Pss"), 1024);
+	check_is(smaps_kb(to, taker.addr, MIB, "Anonymous"), 1024);
+	check_is(smaps_mappings(from, giver.addr, MIB), 1);
+	check_is(smaps_mappings(to, taker.addr, MIB), 1);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* What has moved can move back: a hand-over that is taken back. */
+static void there_and_back(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
+	int pf = pf_open();
+
+	for (int i = 0; i < 3; i++) {
+		move_all(pf, &taker, &giver);
+		has_moved(&taker, &giver);
+		move_all(pf, &giver, &taker);
+		has_moved(&giver, &taker);
+	}
+	giver_keeps(&giver);
+	giver_is_empty(&taker);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* From one process to the next one, round and round. */
+static void around(void)
+{
+	struct end end[3];
+	uint64_t first;
+	int pf = pf_open();
+
+	end[0] = giver_start(SMALL, MAP_4K);
+	end[1] = taker_start(SMALL, MAP_4K);
+	end[2] = taker_start(SMALL, MAP_4K);
+	first = end[0].addr;
+	for (unsigned int i = 0; i < 9; i++) {
+		move_all(pf, &end[(i + 1) % 3], &end[i % 3]);
+		end_verify(&end[(i + 1) % 3], end[(i + 1) % 3].addr, first, SMALL);
+	}
+	for (unsigned int i = 0; i < 3; i++)
+		end_stop(&end[i]);
+}
+
+/* The zero page of memory that was only read: it stays a page of zeros, and none of the ENOENTs. */
+static void zero_page(void)
+{
+	struct peer *p = peer_start();
+	struct end giver = {.peer = p, .addr = peer_map(p, 0, SMALL, MAP_4K), .len = SMALL};
+	struct end taker = taker_start(SMALL, MAP_4K);
+
+	giver.uffd = peer_uffd(p, 0);
+	peer_read_pages(p, giver.addr, SMALL);
+	check_is(uffd_register(giver.uffd, giver.addr, SMALL, UFFDIO_REGISTER_MODE_MISSING), 0);
+	move_all(pf_open(), &taker, &giver);
+	giver_is_empty(&giver);
+	check_is(count_holes(peer_pid(taker.peer), taker.addr, SMALL), 0);
+	peer_verify_zero(taker.peer, taker.addr, SMALL);
+	peer_fill(taker.peer, taker.addr, SMALL, 1, SEED);
+	peer_verify(taker.peer, taker.addr, SMALL, 1, SEED);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+static void serve(int pf, const struct end *taker, const struct end *giver, unsigned int n)
+{
+	while (n--) {
+		uint64_t at = uffd_fault(taker->uffd);
+
+		check_is(pf_move(pf, 0, taker->uffd, giver->uffd, at,
+				 giver->addr + (at - taker->addr), PAGE, NULL),
+			 0);
+	}
+}
+
+/* A thread of the taker runs into each page, and gets it. */
+static void serves_faults(void)
+{
+	const size_t len = 256 * PAGE;
+	struct end giver = giver_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
+	int thread = peer_thread(taker.peer, peer_run_verify, taker.addr, len, giver.addr / PAGE,
+				 SEED);
+
+	serve(pf_open(), &taker, &giver, len / PAGE);
+	check_is(peer_join(taker.peer, thread, 10000), 0);
+	has_moved(&taker, &giver);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* What is left at the giver is a hole that is trapped, and is served from where the page went. */
+static void giver_faults(void)
+{
+	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
+	int pf = pf_open(), thread;
+
+	move_all(pf, &taker, &giver);
+	thread = peer_thread(giver.peer, peer_run_verify, giver.addr, SMALL, giver.addr / PAGE,
+			     SEED);
+	serve(pf, &giver, &taker, SMALL / PAGE);
+	check_is(peer_join(giver.peer, thread, 10000), 0);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+static void dont_wake(void)
+{
+	struct end giver = giver_start(PAGE, MAP_4K), taker = taker_start(PAGE, MAP_4K);
+	int thread = peer_thread(taker.peer, peer_run_verify, taker.addr, PAGE, giver.addr / PAGE,
+				 SEED);
+
+	check_is(uffd_fault(taker.uffd), taker.addr);
+	check_is(pf_move(pf_open(), PAGEFERRY_MOVE_DONTWAKE, taker.uffd, giver.uffd, taker.addr,
+			 giver.addr, PAGE, NULL),
+		 0);
+	nap_ms(200);
+	check(!peer_thread_ended(taker.peer, thread, NULL));
+	check_is(uffd_wake(taker.uffd, taker.addr, PAGE), 0);
+	check_is(peer_join(taker.peer, thread, 10000), 0);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* Addresses that have nothing in common within their page tables. */
+static void across_tables(void)
+{
+	struct end giver = giver_start(4 * BLOCK, MAP_4K), taker = taker_start(4 * BLOCK, MAP_4K);
+	uint64_t src = giver.addr + 3 * PAGE, dst = taker.addr + 509 * PAGE;
+	uint64_t len = 2 * BLOCK + 5 * PAGE;
+	uint64_t moved;
+
+	check_is(pf_move(pf_open(), 0, taker.uffd, giver.uffd, dst, src, len, &moved), 0);
+	check_is(moved, len);
+	end_verify(&taker, dst, src, len);
+	check_is(count_holes(peer_pid(giver.peer), giver.addr, giver.len), len / PAGE);
+	check_is(count_holes(peer_pid(giver.peer), src, len), len / PAGE);
+	check_is(count_holes(peer_pid(taker.peer), dst, len), 0);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+/* The same address in both, as after a hand-over, and the giver is gone before the taker looks. */
+static void same_address(void)
+{
+	struct peer *a = peer_start(), *b = peer_start();
+	const uint64_t at = 0x600000000000;
+	int from = peer_uffd(a, 0), to = peer_uffd(b, 0);
+
+	peer_map(a, at, SMALL, MAP_4K | MAP_AT);
+	peer_map(b, at, SMALL, MAP_4K | MAP_AT);
+	peer_fill(a, at, SMALL, 1, SEED);
+	check_is(uffd_register(from, at, SMALL, UFFDIO_REGISTER_MODE_MISSING), 0);
+	check_is(uffd_register(to, at, SMALL, UFFDIO_REGISTER_MODE_MISSING), 0);
+	check_is(pf_move(pf_open(), 0, to, from, at, at, SMALL, NULL), 0);
+	peer_kill(a);
+	peer_verify(b, at, SMALL, 1, SEED);
+	peer_end(b);
+}
+
+/* Memory comes back when its last owner ends. */
+static void no_leak(void)
+{
+	const size_t len = 32 * MIB;
+	uint64_t before = 0;
+	int pf = pf_open();
+
+	/* The first rounds fill caches of the kernel. */
+	for (int i = 0; i < 6; i++) {
+		struct end giver = giver_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
+
+		move_all(pf, &taker, &giver);
+		end_stop(&giver);
+		end_stop(&taker);
+		if (i == 1)
+			before = meminfo_kb("MemFree");
+	}
+	check(near_kb(meminfo_kb("MemFree"), before, 16 * 1024));
+}
+
+const struct test basic_tests[] = {
+	{"basic/push", push},
+	{"basic/pull", pull},
+	{"basic/third_party", third_party},
+	{"basic/one_page_of_many", one_page_of_many},
+	{"basic/same_frame", same_frame},
+	{"basic/page_is_owned", page_is_owned},
+	{"basic/zero_page", zero_page},
+	{"basic/there_and_back", there_and_back},
+	{"basic/around", around},
+	{"basic/across_tables", across_tables},
+	{"basic/same_address", same_address},
+	{"basic/serves_faults", serves_faults},
+	{"basic/giver_faults", giver_faults},
+	{"basic/dont_wake", dont_wake},
+	{"basic/smaps", smaps},
+	{"basic/large", large, .seconds = 60},
+	{"basic/no_leak", no_leak, .seconds = 90},
+	{0},
+};

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+#
+# Boots the guest in which the kernel module is tested. Sourced from the top folder of the source.
+#
+# ACCEL (tcg), SMP (2), MEM (1024) and APPEND say how. The guest's TAP is shown and goes to $tmp/tap, what
+# its kernel says goes to $tmp/console.
+
+B=${B:-build}
+
+skip_all()
+{
+	echo "1..0 # SKIP $*"
+	exit 0
+}
+
+command -v qemu-system-x86_64 >/dev/null || skip_all "no qemu-system-x86_64"
+command -v cpio >/dev/null || skip_all "no cpio"
+[ -x "$B/tests/guest/init" ] || { echo "$B/tests/guest/init is not built: run make tests" >&2; exit 1; }
+
+tmp=$(mktemp -d) || exit 1
+# QEMU is a process of this script's group, so it dies with it; and by itself when this script is killed.
+end()
+{
+	[ -z "${qemu-}" ] || kill -9 "$qemu" 2>/dev/null
+	rm -rf "$tmp"
+}
+trap end EXIT
+trap 'exit 1' HUP INT TERM
+
+# fetch_kernel MODULE...: sets $kernel
+fetch_kernel()
+{
+	kernel=$(guest/kernel "$@" 2>"$tmp/why") ||
+		skip_all "no kernel for a guest: $(tail -n 1 "$tmp/why")"
+}
+
+# boot_guest SECONDS APPEND [MODULE.ko]: returns when QEMU has ended, not 0 if it had to be ended
+boot_guest()
+{
+	local limit=$1 append=$2 rc show out
+	shift 2
+
+	guest/initrd "$kernel" "$tmp/initrd" "$B/tests/guest/init" "$@" || return 1
+	: >"$tmp/console"
+	: >"$tmp/tap"
+	exec {out}> >(tee "$tmp/tap")
+	show=$!
+	# "quiet" is for the guest of the demo: here all that the kernel says is of interest.
+	# shellcheck disable=SC2261 # only one of both is for stderr
+	setpriv --pdeathsig KILL timeout --foreground -k 5 "$limit" setpriv --pdeathsig KILL \
+		qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -machine pc -m "${MEM:-1024}" \
+		-smp "${SMP:-2}" -nodefaults -display none -no-reboot \
+		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
+		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
+		-serial "file:$tmp/console" -serial stdio </dev/null 1>&"$out" 2>"$tmp/qemu" &
+	qemu=$!
+	exec {out}>&-
+	wait "$qemu"
+	rc=$?
+	qemu=
+	wait "$show"
+	return $rc
+}
+
+# The last lines of the kernel, and what QEMU says, as comments
+show_console()
+{
+	sed 's/^/# qemu: /' "$tmp/qemu"
+	echo "# the last lines of the kernel:"
+	tail -n 40 "$tmp/console" | tr -d '\r' | cut -c 1-300 | sed 's/^/#   /'
+}
+
+# Lines of the kernel since the tests began that tell of a fault; tests/guest/log.c has the same list.
+trouble()
+{
+	tr -d '\r' <"$tmp/console" | sed -n '/pageferry test: begin/,$p' | grep -v 'pageferry test: ' |
+		grep -E 'WARNING|BUG:|BUG at |kernel BUG|K[AC]SAN|UBSAN|Bad (page|rss-counter|swap|pagetable)|non-zero pgtables_bytes|Call Trace|refcount_t|list_(add|del) corruption|general protection fault|unable to handle|Oops|possible (recursive|circular) locking|inconsistent lock state|suspicious RCU usage|detected stall|soft lockup|blocked for more than|sleeping function called|scheduling while atomic|[Uu]nderflow|use-after-free|Kernel panic'
+}

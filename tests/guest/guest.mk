@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+#
+# PID 1 of the guest in which the kernel module is tested: static, since it is alone in its initramfs.
+
+GUEST_TEST_C := $(wildcard tests/guest/*.c) guest/boot.c guest/pattern.c
+GUEST_TEST_H := $(wildcard tests/guest/*.h) guest/boot.h guest/pattern.h lib/uffd_abi.h \
+                include/linux/pageferry.h
+
+tests: $(B)/tests/guest/init
+$(B)/tests/guest/init: $(GUEST_TEST_C) $(GUEST_TEST_H)
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_FLAGS) -Wno-missing-field-initializers -g -Iinclude -I. -static -pthread -o $@ \
+		$(GUEST_TEST_C)

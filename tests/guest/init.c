@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+/*
+ * PID 1 of the guest in which the kernel module is tested. On the kernel's command line:
+ *
+ *	pf.test=NAME,...	run these only, or all of a subject
+ *	pf.module=NAME		the module under test; none: it isn't unloaded
+ *
+ * Its last line, "# verdict: ok", says that it came to its end and found nothing wrong. The console
+ *is the kernel's; TAP goes to the second serial port.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "guest/boot.h"
+#include "harness.h"
+#include "log.h"
+#include "proc.h"
+
+extern const struct test basic_tests[], self_tests[];
+
+static const struct test *const subjects[] = {
+	self_tests,
+	basic_tests,
+};
+
+void fail(const char *fmt, ...)
+{
+	char line[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	note("the guest can't start: %s", line);
+	power_off();
+}
+
+/* The value of a parameter, or "". */
+static const char *param(char *buf, size_t n, const char *name)
+{
+	char line[4096], *word, *save;
+	size_t len = strlen(name);
+
+	buf[0] = '\0';
+	if (proc_read(0, "cmdline", line, sizeof(line)) <= 0)
+		fail("/proc/cmdline can't be read");
+	for (word = strtok_r(line, " \n", &save); word; word = strtok_r(NULL, " \n", &save))
+		if (!strncmp(word, name, len) && word[len] == '=')
+			snprintf(buf, n, "%s", word + len + 1);
+	return buf;
+}
+
+static void open_tap(void)
+{
+	int fd = open("/dev/ttyS1", O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		fail("/dev/ttyS1: %s", strerror(errno));
+	make_raw(fd);
+	harness_open(fd);
+	/* For power_off(), which waits until all of it has been sent. */
+	if (dup2(fd, STDOUT_FILENO) < 0)
+		fail("dup: %s", strerror(errno));
+}
+
+static void prepare(void)
+{
+	mount_one("devtmpfs", "/dev");
+	mount_one("proc", "/proc");
+	mount_one("sysfs", "/sys");
+	mount_one("tmpfs", "/tmp");
+	open_tap();
+	if (mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL))
+		fail("cgroup2: %s", strerror(errno));
+	log_begin();
+	start_cpus();
+	load_modules();
+}
+
+/* ---- the module's own end */
+
+static int unload(const char *module)
+{
+	return syscall(SYS_delete_module, module, O_NONBLOCK) ? -errno : 0;
+}
+
+static bool reload(const char *module)
+{
+	char file[80];
+	int ret;
+
+	snprintf(file, sizeof(file), "%s.ko", module);
+	ret = load_module(file);
+	if (ret)
+		note("%s: %s", file, strerror(-ret));
+	return !ret;
+}
+
+static bool unloads(const char *module)
+{
+	int ret = unload(module);
+
+	if (ret)
+		note("rmmod %s: %s", module, strerror(-ret));
+	return !ret;
+}
+
+/* Only with nothing left behind by any test it can be unloaded. */
+static void end_module(const char *module)
+{
+	harness_verdict(unloads(module), "module/unload");
+	harness_verdict(reload(module) && unloads(module), "module/load_again");
+}
+
+static void judge(void)
+{
+	unsigned long taint = taint_of_trouble();
+	unsigned int lines = log_trouble();
+
+	if (taint)
+		note("the kernel is tainted: 0x%lx", taint);
+	harness_verdict(!taint && !lines, "kernel_log");
+	note("verdict: %s", harness_failed() ? "failed" : "ok");
+}
+
+int main(void)
+{
+	char select[512], module[64];
+
+	prepare();
+	param(select, sizeof(select), "pf.test");
+	param(module, sizeof(module), "pf.module");
+	for (size_t i = 0; i < COUNT(subjects); i++)
+		harness_run(subjects[i], select);
+	if (!harness_count()) {
+		note("no test is called %s", select);
+		harness_verdict(false, "selection");
+	}
+	if (*module && !harness_stuck())
+		end_module(module);
+	judge();
+	power_off();
+}
