@@ -49,7 +49,7 @@ enum ferry_way {
 	FERRY_WAY_STAGE,    /**< copied into a huge page beside, then moved into place as one */
 	FERRY_WAY_CONTINUE, /**< shared memory, already in the page cache: mapped, UFFDIO_CONTINUE */
 	FERRY_WAY_MOVE,	    /**< moved within one process by the kernel's UFFDIO_MOVE */
-	FERRY_WAY_MODULE,   /**< moved between processes by pageferry.ko; not in this release */
+	FERRY_WAY_MODULE,   /**< moved between processes, without a copy, by pageferry.ko */
 	FERRY_WAYS
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "lib/caps.h"
+#include "lib/module.h"
 
 int caps_scan_one(const char *pages, unsigned int i, uint64_t category, uint64_t flags)
 {
@@ -88,13 +89,9 @@ int caps_try_ksm(const struct caps_arena *arena)
 
 int caps_try_module(void)
 {
-	struct stat st;
-	int fd = open("/dev/pageferry", O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	int fd = module_open();
 	if (fd < 0)
-		return -errno;
-	int ret = fstat(fd, &st) ? -errno : 0;
+		return fd;
 	close(fd);
-	if (!ret && !S_ISCHR(st.st_mode))
-		ret = -ENODEV;
-	return ret;
+	return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "lib/clock.h"
 #include "lib/give.h"
+#include "lib/module.h"
 #include "lib/options.h"
 #include "lib/park.h"
 
@@ -31,7 +32,7 @@ static int check_options(const struct ferry_give_opts *opts)
 {
 	/* ZERO, COPY and CONTINUE are what a single page goes by; only the ways beside them differ. */
 	uint32_t useful = FERRY_WAY_BIT(FERRY_WAY_COPY) | FERRY_WAY_BIT(FERRY_WAY_STAGE) |
-			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE);
+			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE) | FERRY_WAY_BIT(FERRY_WAY_MODULE);
 
 	if (opts->flags || (opts->ways & ~WAYS_KNOWN))
 		return -EINVAL;
@@ -124,6 +125,20 @@ static bool is_memory(const struct ferry_range *r)
 	       msync((void *)(uintptr_t)r->addr, r->len, MS_ASYNC) == 0;
 }
 
+/* Where it is the only way that is wanted it has to be there. */
+static int open_module(struct ferry_give *give, uint32_t ways)
+{
+	uint32_t others = FERRY_WAY_BIT(FERRY_WAY_COPY) | FERRY_WAY_BIT(FERRY_WAY_STAGE) |
+			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE);
+
+	if (!ways || (ways & FERRY_WAY_BIT(FERRY_WAY_MODULE)))
+		give->module = module_open();
+	if (give->module >= 0)
+		return 0;
+	give->module = -1;
+	return ways && !(ways & others) ? -EOPNOTSUPP : 0;
+}
+
 static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 		     const struct ferry_give_opts *opts)
 {
@@ -133,6 +148,8 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 	give->stage = !opts->ways || (opts->ways & FERRY_WAY_BIT(FERRY_WAY_STAGE));
 	give->stage_all = opts->ways && !(opts->ways & FERRY_WAY_BIT(FERRY_WAY_COPY)) && give->stage;
 	int ret = check_options(opts);
+	if (!ret)
+		ret = open_module(give, opts->ways);
 	if (ret)
 		return ret;
 	if (!offer->nranges || offer->nranges > FERRY_RANGES_MAX || offer->blob_len > FERRY_BLOB_MAX ||
@@ -144,8 +161,10 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 	ret = copy_ranges(give, offer);
 	if (!ret)
 		ret = ferry_loop_new(&give->loop, &loop_opts);
-	if (!ret)
+	if (!ret) {
 		give->loop->timed = true;
+		give->loop->module = give->module;
+	}
 	return ret;
 }
 
@@ -162,7 +181,7 @@ int ferry_give_open(struct ferry_give **out, int sock, const struct ferry_offer 
 		return -ENOMEM;
 	}
 	give->sock = sock;
-	give->uffd = -1;
+	give->uffd = give->module = -1;
 	give->report.size = sizeof(give->report);
 	scan_open(&give->scan);
 	if (!ret)
@@ -468,6 +487,8 @@ void ferry_give_close(struct ferry_give *give, const char *why)
 	ferry_loop_free(give->loop);
 	if (give->uffd >= 0)
 		close(give->uffd);
+	if (give->module >= 0)
+		close(give->module);
 	for (unsigned int i = 0; i < give->nranges; i++)
 		give_range_fini(&give->ranges[i]);
 	free(give->ranges);

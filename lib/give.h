@@ -47,6 +47,7 @@ struct pusher {
 	uint64_t cursor_block;
 	int64_t asked_at; /* when a page was last asked for, or the memory changed hands */
 	bool waits;	/* an event is in the way */
+	bool urgent;	/* now is a huge page that somebody waits for */
 	struct {
 		struct give_range *range;
 		uint64_t block, page;
@@ -75,7 +76,7 @@ struct ferry_give {
 	struct give_range *ranges;
 	unsigned int nranges;
 	uint64_t pages_left;
-	uint32_t answered; /* how the last fault was answered: enum ferry_answer_kind */
+	int module;	   /* the kernel module; -1: pages are copied */
 	struct pusher push;
 	struct hist latency;
 	int64_t shadow_at, committed_at;
@@ -91,13 +92,17 @@ bool give_is_left(const struct give_range *gr, uint64_t page);
 uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end);
 /* The taker has [@first, @first + @n) now; returns how many of them it didn't have before. */
 uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n);
+/* A page that was asked for is in place: count it. */
+void give_asked(struct ferry_give *give);
 enum ferry_way give_way(uint32_t answer_kind);
 void give_release(const struct give_range *gr, uint64_t first, uint64_t n);
 
 /* give_push.c */
 void push_init(struct ferry_give *give);
-/* Pages of [@offset, @offset + @len) were asked for: their block goes next. */
+/* The page at @offset was asked for: its block goes next. */
 void push_hint(struct give_range *gr, uint64_t offset);
+/* Does it lie in a huge page that can still move whole? Then that goes at once, and true is returned. */
+bool push_whole(struct give_range *gr, uint64_t offset);
 /* When pushing may begin, CLOCK_MONOTONIC: until then faults alone are served. */
 int64_t push_not_before(const struct ferry_give *give);
 bool push_settles(const struct ferry_give *give);

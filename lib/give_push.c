@@ -37,6 +37,11 @@ static bool is_closed(const struct give_range *gr, uint64_t block)
 	return gr->closed[block / 64] >> block % 64 & 1;
 }
 
+static bool same_block(const struct push_block *b, const struct give_range *gr, uint64_t block)
+{
+	return b->range == gr && b->block == block;
+}
+
 void push_hint(struct give_range *gr, uint64_t offset)
 {
 	struct pusher *p = &gr->give->push;
@@ -45,7 +50,7 @@ void push_hint(struct give_range *gr, uint64_t offset)
 	p->asked_at = gr->give->loop->drained_ns;
 	if (is_closed(gr, block))
 		return;
-	if (p->now.range == gr && p->now.block == block) {
+	if (same_block(&p->now, gr, block)) {
 		p->now.from = offset / FERRY_PAGE + 1;
 		return;
 	}
@@ -88,11 +93,6 @@ static bool next_in_order(struct ferry_give *give, struct give_range **gr, uint6
 	return false;
 }
 
-static bool same_block(const struct push_block *b, const struct give_range *gr, uint64_t block)
-{
-	return b->range == gr && b->block == block;
-}
-
 /* Once, before it is pushed: the giver's program stands still. */
 static void look_at_block(const struct ferry_give *give, struct push_block *b)
 {
@@ -119,7 +119,8 @@ static void open_block(struct ferry_give *give, struct give_range *gr, uint64_t 
 	memset(b->populated, true, sizeof(b->populated));
 	if (!b->assumed)
 		look_at_block(give, b);
-	b->may_stage = give->stage && gr->stageable && b->end - b->first == FERRY_HUGE_PAGES;
+	b->may_stage = give->stage && give->module < 0 && gr->stageable &&
+		       b->end - b->first == FERRY_HUGE_PAGES;
 }
 
 static void close_block(struct ferry_give *give)
@@ -157,10 +158,25 @@ static bool is_busy(const struct ferry_give *give)
 
 static uint64_t chunk_of(const struct ferry_give *give)
 {
-	if (!is_busy(give))
+	/* By the module all of it moves in the time of copying a few pages. */
+	if (give->module >= 0 || !is_busy(give))
 		return FERRY_HUGE;
 	/* To map a page costs an eighth of copying it. */
 	return give->push.now.range->r.flags & FERRY_RANGE_SHARED ? 8 * CHUNK_BUSY : CHUNK_BUSY;
+}
+
+static uint32_t kind_of(const struct ferry_give *give, const struct push_block *b, uint64_t page)
+{
+	const char *base = (const char *)(uintptr_t)b->range->r.addr;
+
+	if (!b->populated[page - b->first])
+		return FERRY_ANSWER_ZERO;
+	/* To look at what is in it would cost more than to move it. */
+	if (give->module >= 0)
+		return ANSWER_MODULE;
+	__builtin_prefetch(base + (page + AHEAD) * FERRY_PAGE);
+	return scan_is_zero(base + page * FERRY_PAGE, FERRY_PAGE) ? FERRY_ANSWER_ZERO
+								  : FERRY_ANSWER_COPY;
 }
 
 /* Pages of the block from @page on that travel the same way, at most a chunk. */
@@ -181,10 +197,7 @@ static uint64_t same_way(const struct ferry_give *give, uint64_t page, struct fe
 		return i - page;
 	}
 	for (i = page; i < end && give_is_left(b->range, i); i++) {
-		__builtin_prefetch(base + (i + AHEAD) * FERRY_PAGE);
-		bool zero = !b->populated[i - b->first] ||
-			    scan_is_zero(base + i * FERRY_PAGE, FERRY_PAGE);
-		uint32_t kind = zero ? FERRY_ANSWER_ZERO : FERRY_ANSWER_COPY;
+		uint32_t kind = kind_of(give, b, i);
 		if (i == page)
 			ans->kind = kind;
 		else if (kind != ans->kind)
@@ -209,7 +222,8 @@ static int poison_page(struct ferry_give *give, uint64_t page, uint64_t dst)
 	uint64_t done = 0;
 	int error = 0;
 
-	enum resolved r = resolve_push(give->uffd, dst, &poison, &done, &error);
+	enum resolved r = resolve_push((struct resolve_at){ give->uffd, -1 }, dst, &poison, &done,
+				       &error);
 	if (r == RESOLVED_DEFERRED)
 		give->push.waits = true;
 	else if (r == RESOLVED_FAILED || r == RESOLVED_GONE)
@@ -231,7 +245,7 @@ static int push_run(struct ferry_give *give, uint64_t page)
 		return 1;
 	}
 	ans.len = n * FERRY_PAGE < room ? n * FERRY_PAGE : room;
-	switch (resolve_push(give->uffd, dst, &ans, &done, &error)) {
+	switch (resolve_push((struct resolve_at){ give->uffd, give->module }, dst, &ans, &done, &error)) {
 	case RESOLVED_INSTALLED:
 		give->report.bytes[give_way(ans.kind)] += give_mark(gr, page, done / FERRY_PAGE) *
 							  FERRY_PAGE;
@@ -355,6 +369,23 @@ static int choose_in_order(struct ferry_give *give)
 	return 0;
 }
 
+/* Whole, and before anything else: give_source.c has found that somebody waits for it. */
+bool push_whole(struct give_range *gr, uint64_t offset)
+{
+	struct ferry_give *give = gr->give;
+	struct pusher *p = &give->push;
+	uint64_t block = (gr->r.addr + offset) / FERRY_HUGE - gr->r.addr / FERRY_HUGE;
+
+	if (!gr->stageable || is_closed(gr, block))
+		return false;
+	open_block(give, gr, block);
+	if (!p->now.huge || p->now.end - p->now.first != FERRY_HUGE_PAGES ||
+	    !whole_block_left(&p->now))
+		return false;
+	p->urgent = true;
+	return true;
+}
+
 static int choose(struct ferry_give *give)
 {
 	struct pusher *p = &give->push;
@@ -383,8 +414,20 @@ bool push_settles(const struct ferry_give *give)
 {
 	const struct give_range *next = give->push.cursor_range;
 
-	return next < give->ranges + give->nranges && !(next->r.flags & FERRY_RANGE_SHARED) &&
-	       clock_ns() < push_not_before(give);
+	return !give->push.urgent && next < give->ranges + give->nranges &&
+	       !(next->r.flags & FERRY_RANGE_SHARED) && clock_ns() < push_not_before(give);
+}
+
+/* The fault that was put off for it is looked at again afterwards, and finds the page in place. */
+static int push_urgent(struct ferry_give *give)
+{
+	struct pusher *p = &give->push;
+
+	p->urgent = false;
+	ferry_loop_retry(give->loop);
+	int ret = push_run(give, p->now.first);
+	give_asked(give);
+	return ret;
 }
 
 int push_some(struct ferry_give *give)
@@ -392,6 +435,8 @@ int push_some(struct ferry_give *give)
 	struct pusher *p = &give->push;
 
 	p->waits = false;
+	if (p->urgent)
+		return push_urgent(give);
 	placement_apart(&give->loop->placement);
 	if (!p->now.range) {
 		int ret = p->stage == STAGE_FULL ? finish_stage(give) : choose(give);

@@ -72,9 +72,17 @@ enum ferry_way give_way(uint32_t answer_kind)
 		return FERRY_WAY_ZERO;
 	case FERRY_ANSWER_CONTINUE:
 		return FERRY_WAY_CONTINUE;
+	case ANSWER_MODULE:
+		return FERRY_WAY_MODULE;
 	default:
 		return FERRY_WAY_COPY;
 	}
+}
+
+/* Nothing is given up before the commit. */
+static bool may_move(const struct ferry_give *give)
+{
+	return give->module >= 0 && give->phase >= FERRY_PHASE_COMMITTED;
 }
 
 static int answer(struct ferry_source *src, const struct ferry_fault *fault,
@@ -99,12 +107,20 @@ static int answer(struct ferry_source *src, const struct ferry_fault *fault,
 		return 0;
 	} else if (scan_is_zero(from, FERRY_PAGE)) {
 		ans->kind = FERRY_ANSWER_ZERO;
+	} else if (may_move(gr->give) && push_whole(gr, fault->offset)) {
+		/* The move of the whole wakes the thread. */
+		ans->kind = FERRY_ANSWER_LATER;
 	} else {
-		ans->kind = FERRY_ANSWER_COPY;
+		ans->kind = may_move(gr->give) ? ANSWER_MODULE : FERRY_ANSWER_COPY;
 		ans->from = from;
 	}
-	gr->give->answered = ans->kind;
 	return 0;
+}
+
+void give_asked(struct ferry_give *give)
+{
+	hist_add(&give->latency, (uint64_t)(clock_ns() - give->loop->drained_ns));
+	give->report.faults++;
 }
 
 static void installed(struct ferry_source *src, uint64_t offset, uint64_t len)
@@ -113,9 +129,8 @@ static void installed(struct ferry_source *src, uint64_t offset, uint64_t len)
 	struct ferry_give *give = gr->give;
 	uint64_t fresh = give_mark(gr, offset / FERRY_PAGE, len / FERRY_PAGE);
 
-	hist_add(&give->latency, (uint64_t)(clock_ns() - give->loop->drained_ns));
-	give->report.faults++;
-	give->report.bytes[give_way(give->answered)] += fresh * FERRY_PAGE;
+	give_asked(give);
+	give->report.bytes[give_way(give->loop->resolved)] += fresh * FERRY_PAGE;
 	push_hint(gr, offset);
 }
 

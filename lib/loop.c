@@ -30,6 +30,7 @@ int ferry_loop_new(struct ferry_loop **out, const struct ferry_loop_opts *user)
 	struct ferry_loop *loop = calloc(1, sizeof(*loop));
 	if (!loop)
 		return -ENOMEM;
+	loop->module = -1;
 	ret = placement_init(&loop->placement, opts.cpu);
 	if (!ret) {
 		loop->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -135,7 +136,7 @@ static int give_up(struct ferry_loop *loop, struct space *space, const struct fe
 	uint64_t done;
 	int error;
 
-	switch (resolve(space->uffd, fault, &poison, &done, &error)) {
+	switch (resolve((struct resolve_at){ space->uffd, -1 }, fault, &poison, &done, &error)) {
 	case RESOLVED_INSTALLED:
 		loop->stats.poisoned++;
 		return 0;
@@ -176,7 +177,9 @@ static int resolve_fault(struct ferry_loop *loop, struct space *space, struct fe
 	if (answer.len > fault.left)
 		answer.len = fault.left;
 	park("loop.resolve");
-	enum resolved res = resolve(space->uffd, &fault, &answer, &done, &error);
+	enum resolved res = resolve((struct resolve_at){ space->uffd, loop->module }, &fault,
+				    &answer, &done, &error);
+	loop->resolved = answer.kind;
 	bool poison = answer.kind == FERRY_ANSWER_POISON;
 	count(loop, res, poison);
 	if (res == RESOLVED_INSTALLED && !poison && src->installed)

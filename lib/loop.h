@@ -20,6 +20,8 @@ struct ferry_loop {
 	int64_t drained_ns; /* when messages were last read, CLOCK_MONOTONIC */
 	bool retry;	 /* next round: ask about faults that were answered with LATER */
 	bool retrying;	 /* this round does */
+	int module;		 /* the kernel module, for a source that answers with it; -1: none */
+	uint32_t resolved;	 /* by which kind of answer the last fault was */
 	struct placement placement;
 	struct ferry_loop_stats stats;
 };

@@ -2,6 +2,7 @@
 /* Carry out an answer, see resolve.h. */
 #include <errno.h>
 
+#include "lib/module.h"
 #include "lib/resolve.h"
 #include "lib/uffd.h"
 
@@ -26,10 +27,34 @@ enum resolved resolved_from(int error, uint64_t done)
 	}
 }
 
-static int act(int uffd, uint64_t addr, const struct ferry_answer *answer, uint64_t len,
+/* Not about the page or its kind, but about the process or the moment. */
+static bool is_passing(int error)
+{
+	return !error || error == -EAGAIN || error == -EEXIST || error == -ESRCH ||
+	       error == -ENOMEM || error == -EINTR;
+}
+
+/*
+ * In a range one page that can't move (it is pinned, or merged, or another mapping begins) stops those
+ * before it from nothing, so only a single page is copied. An empty one is copied, too: it is zero.
+ */
+static int move_or_copy(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
+			uint64_t len, uint64_t *done)
+{
+	int ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
+
+	if (!*done && len > FERRY_PAGE && !is_passing(ret))
+		ret = module_move(at.module, at.uffd, addr, answer->from, FERRY_PAGE, done);
+	if (*done || is_passing(ret))
+		return ret == -EINTR ? -EAGAIN : ret;
+	answer->kind = FERRY_ANSWER_COPY;
+	return uffd_copy(at.uffd, addr, answer->from, FERRY_PAGE, 0, done);
+}
+
+static int act(struct resolve_at at, uint64_t addr, struct ferry_answer *answer, uint64_t len,
 	       uint64_t *done)
 {
-	int ret;
+	int uffd = at.uffd, ret;
 
 	*done = 0;
 	switch (answer->kind) {
@@ -49,6 +74,9 @@ static int act(int uffd, uint64_t addr, const struct ferry_answer *answer, uint6
 		ret = uffd_writeprotect(uffd, addr, len, 0);
 		*done = ret ? 0 : len;
 		return ret;
+	case ANSWER_MODULE:
+		/* Without it this is an answer that nobody knows. */
+		return at.module < 0 ? -EINVAL : move_or_copy(at, addr, answer, len, done);
 	case FERRY_ANSWER_HERE:
 		return -EEXIST;
 	default:
@@ -56,32 +84,32 @@ static int act(int uffd, uint64_t addr, const struct ferry_answer *answer, uint6
 	}
 }
 
-enum resolved resolve_push(int uffd, uint64_t addr, const struct ferry_answer *answer,
+enum resolved resolve_push(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
 			   uint64_t *done, int *error)
 {
 	uint64_t len = answer->len ? answer->len : FERRY_PAGE;
 
-	*error = act(uffd, addr, answer, len, done);
+	*error = act(at, addr, answer, len, done);
 	/*
 	 * The kernel takes no range that crosses from one mapping into the next, and a program splits
 	 * its mappings as it likes (mprotect, madvise): only for a single page ENOENT means gone.
 	 */
 	if (*error == -ENOENT && !*done && len > FERRY_PAGE)
-		*error = act(uffd, addr, answer, FERRY_PAGE, done);
+		*error = act(at, addr, answer, FERRY_PAGE, done);
 	return resolved_from(*error, *done);
 }
 
-enum resolved resolve(int uffd, const struct ferry_fault *fault, const struct ferry_answer *answer,
-		      uint64_t *done, int *error)
+enum resolved resolve(struct resolve_at at, const struct ferry_fault *fault,
+		      struct ferry_answer *answer, uint64_t *done, int *error)
 {
-	enum resolved r = resolve_push(uffd, fault->addr, answer, done, error);
+	enum resolved r = resolve_push(at, fault->addr, answer, done, error);
 
 	/*
 	 * In both cases no ioctl has woken the thread. If the page vanishes again in between, the
 	 * thread faults again, and there is a new message.
 	 */
 	if (r == RESOLVED_ALREADY || r == RESOLVED_DISCARDED)
-		uffd_wake(uffd, fault->addr, FERRY_PAGE);
+		uffd_wake(at.uffd, fault->addr, FERRY_PAGE);
 	return r;
 }
 
@@ -93,7 +121,8 @@ enum resolved resolve_poison(int uffd, uint64_t addr, uint64_t len, uint64_t *po
 	while (addr < end) {
 		/* In pieces, so that a border between mappings costs a few calls, not all of them. */
 		poison.len = end - addr < FERRY_HUGE ? end - addr : FERRY_HUGE;
-		enum resolved r = resolve_push(uffd, addr, &poison, &done, error);
+		enum resolved r = resolve_push((struct resolve_at){ uffd, -1 }, addr, &poison, &done,
+					       error);
 		if (r == RESOLVED_INSTALLED)
 			*poisoned += done;
 		else if (r == RESOLVED_ALREADY || r == RESOLVED_DISCARDED)

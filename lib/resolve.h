@@ -11,6 +11,13 @@
 
 #include "pageferry.h"
 
+/*
+ * One more than the public answers, for the hand-over: move it from answer->from, memory of this process,
+ * into the other one by the kernel module. What can't move is copied, and the answer is changed to
+ * FERRY_ANSWER_COPY to say so.
+ */
+#define ANSWER_MODULE (FERRY_ANSWER_HERE + 1u)
+
 enum resolved {
 	RESOLVED_INSTALLED, /* the page, and *done bytes from it on, are in place */
 	RESOLVED_ALREADY,   /* somebody was faster, or the message was overtaken; the thread is woken */
@@ -20,12 +27,18 @@ enum resolved {
 	RESOLVED_FAILED,    /* *error says why; the thread is still asleep */
 };
 
+/* Where an answer is carried out. */
+struct resolve_at {
+	int uffd;
+	int module; /* a descriptor of the kernel module; used with ANSWER_MODULE only */
+};
+
 /* @done: bytes dealt with from fault->addr on; @error: -errno with FAILED. */
-enum resolved resolve(int uffd, const struct ferry_fault *fault, const struct ferry_answer *answer,
-		      uint64_t *done, int *error);
+enum resolved resolve(struct resolve_at at, const struct ferry_fault *fault,
+		      struct ferry_answer *answer, uint64_t *done, int *error);
 
 /* The same for pages that nobody waits for (yet): @len bytes at @addr, MISSING or MINOR. */
-enum resolved resolve_push(int uffd, uint64_t addr, const struct ferry_answer *answer,
+enum resolved resolve_push(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
 			   uint64_t *done, int *error);
 
 /* Poison what is empty in [@addr, @addr + @len); pages that are there, and holes, are skipped. */

@@ -161,11 +161,14 @@ static const struct {
 	{"peer_read", ENOSYS, {"the kernel was built without it", "CONFIG_CROSS_MEMORY_ATTACH"}},
 	{"module",
 	 ENOENT,
-	 {"the module is not loaded", "insmod pageferry.ko (nothing needs it so far)"}},
+	 {"the module is not loaded", "make kmod, then insmod build/kmod/pageferry.ko: pages then move without a copy"}},
 	{"module",
 	 EACCES,
 	 {"the permissions of /dev/pageferry don't let this user in", "ask root for its group"}},
 	{"module", ENODEV, {"/dev/pageferry is something else", "remove it"}},
+	{"module",
+	 EPROTO,
+	 {"the module is of another version", "rmmod pageferry, then insmod the one of this release"}},
 };
 
 struct reason reason_check(const struct probe_host *host, const char *key, int error)

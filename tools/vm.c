@@ -6,7 +6,7 @@
 static const struct command commands[] = {
 	{"run", cmd_vm_run, "NAME -- QEMU ARGUMENT...", "start a VM and stay as its keeper"},
 	{"upgrade", cmd_vm_upgrade,
-	 "[--qemu PATH] [--way auto|copy|stage] [--cpu N|follow|any] [--timeout SECONDS] "
+	 "[--qemu PATH] [--way auto|copy|stage|module] [--cpu N|follow|any] [--timeout SECONDS] "
 	 "[--json] NAME",
 	 "replace the QEMU under a running guest"},
 	{"list", cmd_vm_list, "[--json]", "show all VMs of this user"},

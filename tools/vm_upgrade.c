@@ -33,6 +33,8 @@ static bool read_way(const char *word, uint32_t *ways)
 		*ways = FERRY_WAY_BIT(FERRY_WAY_COPY);
 	else if (!strcmp(word, "stage"))
 		*ways = FERRY_WAY_BIT(FERRY_WAY_STAGE);
+	else if (!strcmp(word, "module"))
+		*ways = FERRY_WAY_BIT(FERRY_WAY_MODULE);
 	else
 		return false;
 	return true;
@@ -77,7 +79,7 @@ static int read_option(struct options *options, int letter)
 	case 'w':
 		return read_way(optarg, &options->ways)
 			       ? 0
-			       : say_usage("pageferry vm", "--way %s: not auto, copy or stage",
+			       : say_usage("pageferry vm", "--way %s: not auto, copy, stage or module",
 					   optarg);
 	case 'c':
 		return read_cpu(optarg, &options->cpu)

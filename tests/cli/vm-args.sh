@@ -51,7 +51,7 @@ ok "upgrade without a name" usage_error "upgrade needs"
 run vm upgrade a b
 ok "upgrade of two" usage_error "upgrade needs"
 run vm upgrade vm --way fast
-ok "upgrade --way fast" usage_error "--way fast: not auto, copy or stage"
+ok "upgrade --way fast" usage_error "--way fast: not auto, copy, stage or module"
 run vm upgrade vm --cpu -7
 ok "upgrade --cpu -7" usage_error "--cpu -7: not follow, any or a number"
 run vm upgrade vm --timeout 0

@@ -8,6 +8,7 @@
 
 #include "lib/give.h"
 #include "lib/loop.h"
+#include "lib/resolve.h"
 #include "tests/lib/test.h"
 
 static struct ferry_answer ask(struct ferry_source *src, uint32_t kind, uint64_t offset, int want)
@@ -124,6 +125,7 @@ static struct giver *make_giver(size_t len, uint32_t flags)
 	g->memory = map_memory(len, 5 * PAGE);
 	struct ferry_range r = {.addr = (uintptr_t)g->memory, .len = len, .flags = flags, .fd = -1};
 	g->give.loop = &g->loop;
+	g->give.module = -1;
 	g->give.ranges = &g->range;
 	g->give.nranges = 1;
 	assert_int_equal(give_range_init(&g->range, &g->give, &r), 0);
@@ -154,7 +156,7 @@ static void test_giver(void **state)
 	assert_ptr_equal(a.from, g->memory);
 	assert_int_equal(ask(src, FERRY_FAULT_MISSING, PAGE, 0).kind, FERRY_ANSWER_ZERO);
 	assert_int_equal(ask(src, FERRY_FAULT_MISSING, 2 * PAGE, 0).kind, FERRY_ANSWER_ZERO);
-	ask(src, FERRY_FAULT_MISSING, 0, 0);
+	g->loop.resolved = FERRY_ANSWER_COPY;
 	src->installed(src, 0, PAGE);
 	assert_int_equal(ask(src, FERRY_FAULT_MISSING, 0, 0).kind, FERRY_ANSWER_HERE);
 	src->removed(src, PAGE, 2 * PAGE);
@@ -167,6 +169,32 @@ static void test_giver(void **state)
 	src->removed(src, 0, 4 * PAGE);
 	assert_int_equal(g->give.pages_left, 0);
 	assert_int_equal(g->give.report.removed, 3 * PAGE);
+	assert_int_equal(g->give.report.bytes[FERRY_WAY_COPY], PAGE);
+	free_giver(g);
+}
+
+/* With the module nothing is given up before the commit either; after it pages move. */
+static void test_giver_moves(void **state)
+{
+	struct giver *g = make_giver(4 * PAGE, 0);
+	struct ferry_source *src = &g->range.src;
+
+	(void)state;
+	g->give.module = 99;
+	fill_page(g->memory, 1);
+	for (g->give.phase = FERRY_PHASE_SHADOW; g->give.phase < FERRY_PHASE_COMMITTED; g->give.phase++)
+		assert_int_equal(ask(src, FERRY_FAULT_MISSING, 0, 0).kind, FERRY_ANSWER_COPY);
+	struct ferry_answer a = ask(src, FERRY_FAULT_MISSING, 0, 0);
+	assert_int_equal(a.kind, ANSWER_MODULE);
+	assert_ptr_equal(a.from, g->memory);
+	/* An empty page can't move. */
+	assert_int_equal(ask(src, FERRY_FAULT_MISSING, PAGE, 0).kind, FERRY_ANSWER_ZERO);
+	g->loop.resolved = ANSWER_MODULE;
+	src->installed(src, 0, PAGE);
+	assert_int_equal(g->give.report.bytes[FERRY_WAY_MODULE], PAGE);
+	/* It couldn't, and was copied. */
+	g->loop.resolved = FERRY_ANSWER_COPY;
+	src->installed(src, PAGE, PAGE);
 	assert_int_equal(g->give.report.bytes[FERRY_WAY_COPY], PAGE);
 	free_giver(g);
 }
@@ -226,7 +254,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_natural),        TEST(test_memory), TEST(test_file),
 		TEST(test_file_arguments), TEST(test_giver),  TEST(test_giver_shared),
-		TEST(test_give_bits),
+		TEST(test_give_bits),     TEST(test_giver_moves),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
