@@ -81,7 +81,7 @@ int loop_add_space(struct ferry_loop *loop, int uffd, bool owned, struct space *
 	/* A read that blocks would hold up every other process's faults. */
 	if (flags < 0 || fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return -errno;
-	struct space **v = reallocarray(loop->spaces, loop->nspaces + 1, sizeof(*v));
+	struct space **v = reallocarray(loop->spaces, loop->nspaces + 1, sizeof(struct space *));
 	if (!v)
 		return -ENOMEM;
 	loop->spaces = v;

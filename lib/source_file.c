@@ -67,6 +67,6 @@ int ferry_source_file(struct ferry_source **src, int fd, uint64_t start)
 	f->src = (struct ferry_source){ .answer = answer_file, .free = free_file };
 	f->fd = fd;
 	f->start = start;
-	*src = &f->src;
+	*src = (struct ferry_source *)f;
 	return 0;
 }

@@ -39,6 +39,6 @@ int ferry_source_memory(struct ferry_source **src, const void *base, uint64_t le
 	if (!m)
 		return -ENOMEM;
 	*m = (struct memory_source){ { .answer = answer_memory, .free = free_memory }, base, len };
-	*src = &m->src;
+	*src = (struct ferry_source *)m;
 	return 0;
 }

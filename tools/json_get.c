@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <limits.h>
+#include <string.h>
 
 #include "tools/json_get.h"
 
@@ -20,6 +21,13 @@ const char *json_get_string(struct json_object *object, const char *key)
 	struct json_object *field = json_get(object, key, json_type_string);
 
 	return field ? json_object_get_string(field) : NULL;
+}
+
+char *json_copy_string(struct json_object *object)
+{
+	if (!json_object_is_type(object, json_type_string))
+		return NULL;
+	return strdup(json_object_get_string(object));
 }
 
 bool json_get_int(struct json_object *object, const char *key, int64_t min, int64_t max,

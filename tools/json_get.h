@@ -10,6 +10,9 @@
 /** NULL if it isn't there or is no string. Belongs to @object. */
 const char *json_get_string(struct json_object *object, const char *key);
 
+/** NULL if it is no string, or without memory. To be freed. */
+char *json_copy_string(struct json_object *object);
+
 /** False, and @value untouched, if it isn't there, is no integer or isn't within @min..@max. */
 bool json_get_int(struct json_object *object, const char *key, int64_t min, int64_t max,
 		  int64_t *value);

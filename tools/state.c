@@ -76,10 +76,7 @@ static char **strings_from_json(struct json_object *array)
 		return NULL;
 	strings = calloc(n + 1, sizeof(*strings));
 	for (size_t i = 0; strings && i < n; i++) {
-		struct json_object *item = json_object_array_get_idx(array, i);
-
-		if (json_object_is_type(item, json_type_string))
-			strings[i] = strdup(json_object_get_string(item));
+		strings[i] = json_copy_string(json_object_array_get_idx(array, i));
 		if (!strings[i]) {
 			free_strings(strings);
 			return NULL;
@@ -98,17 +95,16 @@ static bool copy_string(struct json_object *object, const char *key, char *out, 
 
 static bool process_from_json(struct json_object *object, struct state_process *process)
 {
-	const char *qemu = json_get_string(object, "qemu");
 	int64_t generation, pid, start;
 
-	if (!qemu || !json_get_int(object, "generation", 1, UINT32_MAX, &generation) ||
+	if (!json_get_int(object, "generation", 1, UINT32_MAX, &generation) ||
 	    !json_get_int(object, "pid", 1, INT32_MAX, &pid) ||
 	    !json_get_int(object, "start", 0, INT64_MAX, &start))
 		return false;
 	process->generation = (uint32_t)generation;
 	process->pid = (pid_t)pid;
 	process->start = (uint64_t)start;
-	process->qemu = strdup(qemu);
+	process->qemu = json_copy_string(json_get(object, "qemu", json_type_string));
 	return process->qemu;
 }
 
