@@ -125,7 +125,7 @@ static inline void host_line(const char *file, const char *key, char *value, siz
 
 	value[0] = 0;
 	while (f && !value[0] && fgets(line, sizeof(line), f)) {
-		if (strncmp(line, key, strlen(key)))
+		if (strncmp(line, key, strlen(key)) != 0)
 			continue;
 		char *from = line + strlen(key) + strspn(line + strlen(key), "\t :");
 		from[strcspn(from, "\n")] = 0;

@@ -55,11 +55,11 @@ static struct entry *find(const char *key, bool make)
 	for (const char *p = key; *p; p++)
 		hash = (hash ^ (unsigned char)*p) * 16777619u;
 	struct entry **at = &arena->buckets[hash % BUCKETS];
-	while (*at && strcmp((*at)->key, key))
+	while (*at && strcmp((*at)->key, key) != 0)
 		at = &(*at)->next;
 	if (!*at && make && arena->nentries < ENTRIES) {
 		*at = &arena->entries[arena->nentries++];
-		strcpy((*at)->key, key);
+		snprintf((*at)->key, sizeof((*at)->key), "%s", key);
 	}
 	return *at;
 }
@@ -99,7 +99,7 @@ static void execute(struct client *c, char *line)
 	} else if (!strcmp(command, "set") && fits && value) {
 		struct entry *e = find(key, true);
 		if (e)
-			strcpy(e->value, value);
+			snprintf(e->value, sizeof(e->value), "%s", value);
 		reply(c, e ? "ok\n" : "error: full\n");
 	} else if (!strcmp(command, "incr") && fits && !value) {
 		increment(c, key);

@@ -239,8 +239,8 @@ struct run {
 struct results {
 	const struct way *way;
 	unsigned int ram_mib;
-	struct series gap, baseline, total, peak, extra;
 	bool anonymous, intact; /* all of them */
+	struct series gap, baseline, total, peak, extra;
 	struct json_object *runs;
 };
 
