@@ -66,7 +66,7 @@ find_new()
 park_at()
 {
 	echo "$1" >"$tmp/point"
-	parked= new=
+	parked='' new=''
 	clear_away
 	case $1 in
 	give.*) PAGEFERRY_PARK=$1 start_vm vm ;;

@@ -91,6 +91,7 @@ ok "QEMU refuses its arguments: its status" ends_with vm 1
 ok "and its words" grep -q "nonsense" "$tmp/vm.log"
 ok "nothing is left after ends" nothing_left
 
+# shellcheck disable=SC2094 # it only reads itself
 (cd / && echo hello | MARK=yes LD_PRELOAD=/nonexistent.so exec "$pageferry" vm run vm -- \
 	"$tmp/shows" 5<"$tmp/shows" 2>"$tmp/vm.log")
 status=$?
