@@ -182,7 +182,7 @@ static void load_receive(struct load *load, struct load_client *c)
 		return;
 	}
 	if ((size_t)n > c->want_len - c->want_seen ||
-	    memcmp(got, c->want + c->want_seen, (size_t)n)) {
+	    memcmp(got, c->want + c->want_seen, (size_t)n) != 0) {
 		load_fail(load, c, "wrong answer", got, (size_t)n);
 		return;
 	}

@@ -24,6 +24,7 @@
 #define HANG_MS    10000
 #define RANGES     3u
 #define LEN        (BLOCK + 5 * PAGE)
+#define SPACING    (4 * BLOCK) /* from one range to the next */
 
 /* Each thread has a generator of its own, so that a seed tells all. */
 struct hostile {
@@ -75,7 +76,7 @@ static void message(struct hostile *h, uint16_t type, const void *payload, uint3
 		    unsigned int nfds)
 {
 	struct wire_header head = {WIRE_MAGIC, WIRE_VERSION, type, len, nfds};
-	uint8_t *m = malloc(sizeof(head) + len);
+	uint8_t *m = allocate(sizeof(head) + len);
 
 	memcpy(m, &head, sizeof(head));
 	if (len)
@@ -103,7 +104,7 @@ static void offer(struct hostile *h)
 		memcpy(o.head.token, h->readable, sizeof(o.head.token));
 	}
 	for (uint32_t i = 0; i < RANGES; i++)
-		o.r[i] = (struct wire_range){.addr = (uintptr_t)h->mem + i * 4 * BLOCK,
+		o.r[i] = (struct wire_range){.addr = (uintptr_t)h->mem + i * SPACING,
 					     .len = LEN,
 					     .id = i,
 					     .flags = any(h, 3) ? 0 : FERRY_RANGE_MERGEABLE};
@@ -119,10 +120,10 @@ static void attach(struct hostile *h)
 	} a = {{.nranges = RANGES - (any(h, 15) == 0), .stage = (uint32_t)any(h, 2)}, {0}};
 
 	for (uint32_t i = 0; i < RANGES; i++)
-		a.addr[i] = (uintptr_t)h->mem + i * 4 * BLOCK;
+		a.addr[i] = (uintptr_t)h->mem + i * SPACING;
 	if (any(h, 15) == 0)
 		a.addr[any(h, RANGES)] += any(h, 2) ? 1 : BLOCK * any(h, 8);
-	message(h, WIRE_ATTACH, &a, (uint32_t)(sizeof(a.head) + a.head.nranges * 8),
+	message(h, WIRE_ATTACH, &a, (uint32_t)(sizeof(a.head) + a.head.nranges * sizeof(a.addr[0])),
 		any(h, 15) ? h->uffd : null_fd, 1);
 }
 
@@ -244,7 +245,7 @@ static void real_giver(int sock, char *mem)
 
 	for (unsigned int i = 0; i < RANGES; i++)
 		r[i] = (struct ferry_range){
-			.addr = (uintptr_t)mem + i * 4 * BLOCK, .len = LEN, .id = i};
+			.addr = (uintptr_t)mem + i * SPACING, .len = LEN, .id = i};
 	if (!ferry_give_open(&give, sock, &o, &opts)) {
 		far = 1;
 		if (!ferry_give_wait(give, FERRY_PHASE_ATTACHED, -1) &&
@@ -281,7 +282,7 @@ static void real_taker(int sock, char *mem)
 	for (unsigned int i = 0; !ret && i < o->nranges; i++)
 		ret = o->nranges > RANGES || o->ranges[i].len > LEN
 			      ? -E2BIG
-			      : ferry_take_map(take, i, mem + i * 4 * BLOCK);
+			      : ferry_take_map(take, i, mem + i * SPACING);
 	if (!ret && !ferry_take_attach(take))
 		far = 2;
 	if (far == 2 && !ferry_take_shadow(take, &fds, &n)) {
@@ -302,7 +303,7 @@ static void real_taker(int sock, char *mem)
 
 static void one(uint64_t seed, bool giver)
 {
-	size_t room = RANGES * 4 * BLOCK;
+	size_t room = RANGES * SPACING;
 	char *src = map_memory(room, 0), *dst = map_memory(room, 0);
 	struct hostile h = {.seed = seed | 1, .uffd = -1, .readable = src};
 	unsigned int before = count_fds();
@@ -313,16 +314,16 @@ static void one(uint64_t seed, bool giver)
 	h.sock = fd[1];
 	for (unsigned int i = 0; i < RANGES; i++) {
 		if (any(&h, 2))
-			madvise(src + i * 4 * BLOCK, LEN, MADV_HUGEPAGE);
+			madvise(src + i * SPACING, LEN, MADV_HUGEPAGE);
 		for (size_t n = 0; n < LEN; n += PAGE * (1 + any(&h, 3)))
-			src[i * 4 * BLOCK + n] = (char)any(&h, 3);
+			src[i * SPACING + n] = (char)any(&h, 3);
 	}
 	if (giver) {
 		h.mem = dst;
 		h.uffd = ferry_uffd_open(any(&h, 4) ? 0 : UFFD_FEATURE_EVENT_REMOVE, 0);
 		check(h.uffd >= 0);
 		for (unsigned int i = 0; i < RANGES; i++)
-			check(uffd_register(h.uffd, (uintptr_t)dst + i * 4 * BLOCK, LEN,
+			check(uffd_register(h.uffd, (uintptr_t)dst + i * SPACING, LEN,
 					    UFFDIO_REGISTER_MODE_MISSING, NULL) == 0);
 	} else {
 		h.mem = src;
@@ -365,7 +366,7 @@ static void *watch(void *arg)
 
 int main(int argc, char **argv)
 {
-	int64_t until = now_ms() + (argc > 1 ? atoi(argv[1]) : 4) * 1000;
+	int64_t until = now_ms() + (argc > 1 ? atoi(argv[1]) : 4) * 1000l;
 	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL) * 2654435761u;
 	static atomic_ullong run;
 	pthread_t watcher;

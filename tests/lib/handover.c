@@ -130,7 +130,7 @@ static int give_open(struct giver *g, int sock)
 	const struct plan *plan = g->plan;
 	struct ferry_range ranges[PARTS_MAX];
 	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
-	char *blob = malloc(plan->blob_len + 1);
+	char *blob = allocate(plan->blob_len + 1);
 
 	for (unsigned int i = 0; i < plan->nparts; i++)
 		ranges[i] = (struct ferry_range){.addr = (uintptr_t)g->mem[i],
@@ -154,7 +154,7 @@ static int give_open(struct giver *g, int sock)
 static int give_shadow(struct giver *g)
 {
 	unsigned int n = g->plan->nfds;
-	int *fds = calloc(n + 1, sizeof(*fds));
+	int *fds = allocate((n + 1) * sizeof(*fds));
 
 	for (unsigned int i = 0; i < n; i++) {
 		int fd[2];

@@ -44,7 +44,7 @@ static void choose_page(struct worker *w, unsigned int nth)
 	const struct plan *plan = w->taker->plan;
 
 	w->part = nth % plan->nparts;
-	w->index = nth * 13 % plan->parts[w->part].npages;
+	w->index = nth * 13ul % plan->parts[w->part].npages;
 	while (page_kind(plan, w->part, w->index) != KIND_DATA)
 		w->index = (w->index + 1) % plan->parts[w->part].npages;
 	w->page = w->taker->mem[w->part] + w->index * PAGE;
@@ -239,7 +239,7 @@ static void count_what_is_left(const struct taker *t)
 int taker_run(const struct plan *plan, int sock)
 {
 	struct taker t = {.plan = plan};
-	struct worker waiters[8];
+	struct worker waiters[8] = {{0}};
 	struct outcome *out = plan->out;
 	unsigned int fds = count_fds() - 1;
 

@@ -137,6 +137,14 @@ int test_end(void **state)
 	return left ? -1 : 0;
 }
 
+void *allocate(size_t size)
+{
+	void *p = calloc(1, size);
+
+	check(p);
+	return p;
+}
+
 unsigned int count_fds(void)
 {
 	DIR *dir = opendir("/proc/self/fd");

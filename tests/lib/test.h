@@ -53,8 +53,12 @@ extern bool test_skipped;
 		if (check_a != (long long)(b))                                                     \
 			check_failed(__FILE__, __LINE__, #a " == " #b, check_a);                   \
 	} while (0)
-_Noreturn void check_failed(const char *file, int line, const char *what, long long value);
+/* cppcheck doesn't know _Noreturn. */
+__attribute__((noreturn)) void check_failed(const char *file, int line, const char *what,
+					    long long value);
 
+/* Zeroed memory or the end of the process. To be freed. */
+void *allocate(size_t size);
 unsigned int count_fds(void);
 int64_t now_ms(void);
 /* xorshift; never 0. */

@@ -159,17 +159,17 @@ static void test_nonsense_after_commit(void **state)
 	static const struct wire_result result;
 	static const struct {
 		enum wire_type type;
+		int want;
 		const void *payload;
 		size_t len;
-		int want;
 	} cases[] = {
-		{WIRE_FINISHED, NULL, 0, -EPROTO},
-		{WIRE_COMMITTED, NULL, 0, -EPROTO},
-		{WIRE_READY, NULL, 0, -EPROTO},
-		{WIRE_HELLO, NULL, 0, -EPROTO},
-		{WIRE_STAGED, &result, sizeof(result), -EPROTO},
-		{WIRE_PLACED, &result, sizeof(result), -EPROTO},
-		{WIRE_ABORT, NULL, 0, -ECANCELED},
+		{WIRE_FINISHED, -EPROTO, NULL, 0},
+		{WIRE_COMMITTED, -EPROTO, NULL, 0},
+		{WIRE_READY, -EPROTO, NULL, 0},
+		{WIRE_HELLO, -EPROTO, NULL, 0},
+		{WIRE_STAGED, -EPROTO, &result, sizeof(result)},
+		{WIRE_PLACED, -EPROTO, &result, sizeof(result)},
+		{WIRE_ABORT, -ECANCELED, NULL, 0},
 	};
 
 	(void)state;

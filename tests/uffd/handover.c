@@ -313,11 +313,10 @@ static int exec_side(void *arg)
 	return 127;
 }
 
-static int role_main(const char *role)
+static int role_main(const char *role, int sock)
 {
 	struct plan plan = exec_plan();
 	static struct outcome out;
-	int sock = atoi(getenv(ROLE "_FD"));
 
 	fcntl(sock, F_SETFD, FD_CLOEXEC);
 	plan.out = &out;
@@ -357,9 +356,10 @@ int main(void)
 		TEST(test_huge_staged),  TEST(test_huge_touched), TEST(test_huge_copied),
 		TEST(test_small_staged), TEST(test_written),      TEST(test_exec),
 	};
+	const char *role = getenv(ROLE), *sock = getenv(ROLE "_FD");
 
-	if (getenv(ROLE))
-		return role_main(getenv(ROLE));
+	if (role && sock)
+		return role_main(role, atoi(sock));
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("handover", tests, NULL, NULL);
 }

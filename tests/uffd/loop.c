@@ -72,7 +72,7 @@ static void touch_with_threads(const char *mem, uint64_t seed, bool zero)
 
 	for (unsigned int i = 0; i < COUNT(t); i++) {
 		t[i] = (struct toucher){
-			.mem = mem, .seed = seed, .order = i / 2 * 50, .zero = zero};
+			.mem = mem, .seed = seed, .order = i / 2 * 50ul, .zero = zero};
 		assert_int_equal(pthread_create(&t[i].thread, NULL, touch_all, &t[i]), 0);
 	}
 	for (unsigned int i = 0; i < COUNT(t); i++)

@@ -257,8 +257,8 @@ static void test_map(void **state)
 	assert_int_equal(ferry_take_map(e.take, 0, NULL), -EINVAL);
 	assert_int_equal(ferry_take_map(e.take, 0, (void *)(0 - PAGE)), -EINVAL);
 	/* Nothing is mapped there, or not everywhere. */
-	char *gone = map_memory(2 * NPAGES * PAGE, 0);
-	unmap(gone, 2 * NPAGES * PAGE);
+	char *gone = map_memory(2 * (NPAGES * PAGE), 0);
+	unmap(gone, 2 * (NPAGES * PAGE));
 	assert_true(ferry_take_map(e.take, 0, gone) < 0);
 	/* Not empty. */
 	memset(e.memory + 5 * PAGE, 1, PAGE);

@@ -342,7 +342,8 @@ static void check_symbols(const char *elf)
 	const Elf64_Shdr *dynsym = find_section(elf, SHT_DYNSYM);
 	unsigned int found = 0;
 
-	assert_non_null(dynsym);
+	/* Not cmocka's: no analyzer knows that it doesn't return. */
+	check(dynsym);
 	const Elf64_Sym *sym = (const void *)(elf + dynsym->sh_offset);
 	const char *names = elf + sections[dynsym->sh_link].sh_offset;
 	for (size_t i = 0; i < dynsym->sh_size / sizeof(*sym); i++) {

@@ -123,7 +123,8 @@ static void test_bad_offers(void **state)
 		struct ferry_range two[2];
 		int sock;
 		make_ends(&e, &sock);
-		two[0] = two[1] = e.range;
+		two[0] = e.range;
+		two[1] = e.range;
 		two[0].len = two[1].len = PAGE;
 		two[1].addr += PAGE;
 		two[1].id++;
@@ -463,7 +464,7 @@ static void test_bad_attach(void **state)
 		begin(&e);
 		/* Once more after the refusal: no descriptor may be left over. */
 		for (int n = 0; n < 3; n++) {
-			say(&e, WIRE_ATTACH, &attach, sizeof(attach.head) + 8 * cases[i].nranges,
+			say(&e, WIRE_ATTACH, &attach, sizeof(attach.head) + 8ul * cases[i].nranges,
 			    uffd);
 			int ret = ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1);
 			assert_true(n ? ret < 0 : ret == -EPROTO);

@@ -81,9 +81,11 @@ static void test_report(void **state)
 		}
 		assert_int_equal(ret, 0);
 		for (size_t i = sizeof(size_t); i < sizeof(user); i++) {
-			char want = i >= size          ? (char)0xff
-				    : i < sizeof(mine) ? ((char *)&mine)[i]
-						       : 0;
+			char want = 0;
+			if (i >= size)
+				want = (char)0xff;
+			else if (i < sizeof(mine))
+				want = ((char *)&mine)[i];
 			assert_int_equal(((char *)&user)[i], want);
 		}
 	}

@@ -2,10 +2,7 @@
 /* The QMP client against servers that behave, and others. */
 #include <errno.h>
 #include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +11,8 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <cmocka.h>
 
+#include "tests/lib/test.h"
 #include "tools/json_get.c" /* NOLINT(bugprone-suspicious-include) */
 #include "tools/qmp.c"      /* NOLINT(bugprone-suspicious-include) */
 #include "tools/say.c"      /* NOLINT(bugprone-suspicious-include) */
@@ -74,7 +71,7 @@ static void send_all(int fd, const char *text, size_t chunk)
 static pid_t serve(const char *text, size_t times, bool hang_up)
 {
 	size_t len = strlen(text) * times;
-	char *said = malloc(len + 1);
+	char *said = allocate(len + 1);
 	int listener = listen_there();
 	pid_t pid;
 	char heard[256];

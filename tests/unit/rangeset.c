@@ -254,7 +254,7 @@ static void test_merge_bound(void **state)
 	for (int i = 0; i < 100000; i++)
 		assert_int_equal(rangeset_replace(&set, at(3), at(9), ferry_source_zero()), 0);
 	assert_int_equal(set.n, 1);
-	assert_true(set.cap < 4 * PAGES);
+	assert_true(set.cap < 4ul * PAGES);
 	rangeset_free(&set);
 }
 

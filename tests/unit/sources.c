@@ -120,7 +120,7 @@ struct giver {
 
 static struct giver *make_giver(size_t len, uint32_t flags)
 {
-	struct giver *g = calloc(1, sizeof(*g));
+	struct giver *g = allocate(sizeof(*g));
 
 	g->memory = map_memory(len, 5 * PAGE);
 	struct ferry_range r = {.addr = (uintptr_t)g->memory, .len = len, .flags = flags, .fd = -1};
@@ -224,7 +224,7 @@ static void test_give_bits(void **state)
 	(void)state;
 	assert_int_equal(g->range.nblocks, 4);
 	assert_int_equal(g->give.pages_left, n);
-	bool *model = calloc(n, 1);
+	bool *model = allocate(n);
 	for (int round = 0; round < 400; round++) {
 		uint64_t first = next_random(&seed) % n, len = next_random(&seed) % 70, fresh = 0;
 		if (first + len > n)

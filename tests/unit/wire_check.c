@@ -29,16 +29,16 @@ static const struct {
 	[WIRE_ABORT] = {0, WIRE_REASON - 1, 0},
 };
 
-static int check_header(uint16_t type, uint32_t len, uint32_t nfds)
+static int check_header(unsigned int type, uint32_t len, uint32_t nfds)
 {
-	struct wire_header h = {WIRE_MAGIC, WIRE_VERSION, type, len, nfds};
+	struct wire_header h = {WIRE_MAGIC, WIRE_VERSION, (uint16_t)type, len, nfds};
 	return wire_check_header(&h);
 }
 
 static void test_header_limits(void **state)
 {
 	(void)state;
-	for (uint16_t type = WIRE_HELLO; type <= WIRE_ABORT; type++) {
+	for (unsigned int type = WIRE_HELLO; type <= WIRE_ABORT; type++) {
 		uint32_t min = limits[type].min, max = limits[type].max, fds = limits[type].fds;
 		assert_int_equal(check_header(type, min, 0), 0);
 		assert_int_equal(check_header(type, max, fds), 0);
@@ -56,7 +56,7 @@ static void test_header_fields(void **state)
 	(void)state;
 	for (unsigned int type = 0; type <= UINT16_MAX; type++)
 		if (type < WIRE_HELLO || type > WIRE_ABORT)
-			assert_int_equal(check_header((uint16_t)type, 0, 0), -EPROTO);
+			assert_int_equal(check_header(type, 0, 0), -EPROTO);
 	for (unsigned int bit = 0; bit < 32; bit++) {
 		struct wire_header h = {WIRE_MAGIC ^ 1u << bit, WIRE_VERSION, WIRE_HELLO, 0, 0};
 		assert_int_equal(wire_check_header(&h), -EPROTO);
@@ -73,7 +73,7 @@ static int check_payload(uint16_t type, const void *payload, uint32_t len, unsig
 {
 	struct wire_msg msg = {.type = type, .len = len, .nfds = nfds};
 
-	msg.payload = malloc(len + 1);
+	msg.payload = allocate(len + 1);
 	if (len)
 		memcpy(msg.payload, payload, len);
 	msg.payload[len] = 0;
@@ -195,7 +195,7 @@ static void test_offer_largest(void **state)
 {
 	uint32_t len = sizeof(struct wire_offer) + FERRY_RANGES_MAX * sizeof(struct wire_range) +
 		       FERRY_BLOB_MAX;
-	uint8_t *payload = calloc(1, len);
+	uint8_t *payload = allocate(len);
 	struct wire_offer *head = (void *)payload;
 	struct wire_range *r = (void *)(head + 1);
 
