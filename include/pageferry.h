@@ -316,9 +316,10 @@ int ferry_move(struct ferry_move *move);
  *   done       every page has arrived
  *
  * Until committed either side may give up, by ending its object or by dying: the giver still has
- * everything and carries on. After it the giver only serves. If it dies before done, pages are
- * lost: the taker is told at once, and every lost page is poisoned, so that an access gets SIGBUS;
- * it is never silently zero.
+ * everything and carries on. After it the giver only serves. If it dies before every page has
+ * arrived, pages are lost: the taker is told at once, and every lost page is poisoned, so that an
+ * access gets SIGBUS; it is never silently zero. A page that the taker's program has discarded
+ * meanwhile (MADV_DONTNEED) and not used again counts as lost then, since only the giver knew.
  */
 enum ferry_phase {
 	FERRY_PHASE_OFFER,
@@ -504,7 +505,8 @@ int ferry_take_commit(struct ferry_take *take);
 /**
  * Wait until every page is here. The program may run meanwhile.
  * @timeout_ms: -1: for ever.
- * Returns 0; -ETIMEDOUT: not yet; -EOWNERDEAD: the giver died, pages are lost and poisoned.
+ * Returns 0, also when the giver died after the last page; -ETIMEDOUT: not yet; -EOWNERDEAD: it
+ * died, pages are lost and poisoned.
  */
 int ferry_take_done(struct ferry_take *take, int timeout_ms);
 

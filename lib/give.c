@@ -357,6 +357,7 @@ static int drain(struct ferry_give *give, int wake_fd)
 			return ret;
 		busy = ret == 1;
 		if (!give->told && !busy && !give->pages_left && give->push.stage == STAGE_IDLE) {
+			park("give.all");
 			ret = send_done(give);
 			if (ret)
 				return ret;

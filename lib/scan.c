@@ -48,8 +48,9 @@ void scan_close(struct scan *scan)
 		close(scan->pagemap);
 }
 
-static bool by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
-		      bool zero_counts)
+/* As look(). */
+static int by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
+		     bool zero_counts)
 {
 	struct page_region vec[64];
 	uint64_t at = addr, end = addr + npages * FERRY_PAGE, huge = 0;
@@ -59,7 +60,7 @@ static bool by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, b
 		long n = scan_call(scan, at, end, vec, 64, &walk_end);
 		if (n < 0 || walk_end <= at) {
 			memset(populated + (at - addr) / FERRY_PAGE, true, (end - at) / FERRY_PAGE);
-			return false;
+			return n < 0 ? (int)n : -EIO;
 		}
 		for (long i = 0; i < n; i++) {
 			uint64_t first = (vec[i].start - addr) / FERRY_PAGE;
@@ -75,47 +76,60 @@ static bool by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, b
 	return huge == npages;
 }
 
-static void by_entries(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated)
+static int by_entries(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated)
 {
 	uint64_t entry[PART];
+	int ret = 0;
 
 	for (uint64_t i = 0; i < npages; i += PART) {
 		uint64_t n = npages - i < PART ? npages - i : PART;
 		off_t at = (off_t)((addr / FERRY_PAGE + i) * sizeof(entry[0]));
 		ssize_t got = pread(scan->pagemap, entry, n * sizeof(entry[0]), at);
+		if (got < (ssize_t)(n * sizeof(entry[0])))
+			ret = got < 0 ? -errno : -EIO;
 		for (uint64_t j = 0; j < n; j++)
 			populated[i + j] = got < (ssize_t)(n * sizeof(entry[0])) ||
 					   (entry[j] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
 	}
+	return ret;
 }
 
-static bool look(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
-		 bool zero_counts)
+/* 1: all of it by huge pages; 0: not; -errno: not found out, and that counts as populated. */
+static int look(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated,
+		bool zero_counts)
 {
 	memset(populated, scan->pagemap < 0, npages);
 	if (scan->ranges)
 		return by_ranges(scan, addr, npages, populated, zero_counts);
-	if (scan->pagemap >= 0)
-		by_entries(scan, addr, npages, populated);
-	return false;
+	return scan->pagemap < 0 ? scan->pagemap : by_entries(scan, addr, npages, populated);
 }
 
 bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated)
 {
-	return look(scan, addr, npages, populated, false);
+	return look(scan, addr, npages, populated, false) > 0;
+}
+
+int scan_holes_sure(const struct scan *scan, uint64_t addr, uint64_t len, uint64_t *holes)
+{
+	bool mapped[PART];
+	int failed = 0;
+
+	*holes = 0;
+	for (uint64_t at = 0; at < len; at += PART * FERRY_PAGE) {
+		uint64_t left = (len - at) / FERRY_PAGE, n = left < PART ? left : PART;
+		int ret = look(scan, addr + at, n, mapped, true);
+		failed = ret < 0 ? ret : failed;
+		for (uint64_t i = 0; i < n; i++)
+			*holes += mapped[i] ? 0 : FERRY_PAGE;
+	}
+	return failed;
 }
 
 uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len)
 {
-	bool mapped[PART];
-	uint64_t holes = 0;
+	uint64_t holes;
 
-	for (uint64_t at = 0; at < len; at += PART * FERRY_PAGE) {
-		uint64_t left = (len - at) / FERRY_PAGE, n = left < PART ? left : PART;
-		look(scan, addr + at, n, mapped, true);
-		for (uint64_t i = 0; i < n; i++)
-			holes += mapped[i] ? 0 : FERRY_PAGE;
-	}
+	scan_holes_sure(scan, addr, len, &holes);
 	return holes;
 }
 

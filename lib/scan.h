@@ -21,8 +21,12 @@ void scan_close(struct scan *scan);
  */
 bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated);
 
-/* How many bytes of the range are not mapped at all: here the zero page is a page. */
+/*
+ * How many bytes of the range are not mapped at all: here the zero page is a page. What the kernel
+ * doesn't tell of is no hole; the second one says so: it returns 0 or -errno.
+ */
 uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len);
+int scan_holes_sure(const struct scan *scan, uint64_t addr, uint64_t len, uint64_t *holes);
 
 /* Is there nothing but zero in [@p, @p + @len)? */
 bool scan_is_zero(const void *p, uint64_t len);

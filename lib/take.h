@@ -48,7 +48,10 @@ int take_thread_start(struct ferry_take *take);
 void take_thread_stop(struct ferry_take *take);
 void take_set_phase(struct ferry_take *take, enum ferry_phase phase);
 
-/* take_end.c; both close the userfaultfd. */
+/* take_end.c */
+/* The giver is gone: is nothing missing, for sure? */
+bool take_has_all(struct ferry_take *take);
+/* Both close the userfaultfd. */
 /* Everything has come. @moved: the program has moved or unmapped parts of its ranges. */
 void take_release(struct ferry_take *take, bool moved);
 /* Give up what has not come: tell, poison, unregister. */

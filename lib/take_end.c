@@ -124,25 +124,29 @@ static bool is_registered(const char *line, struct piece *piece)
 /*
  * Registering again what is registered with us changes nothing; what is another's is refused. As
  * long as no event is in the way the piece is still where we have just seen it, and nothing else is
- * there.
+ * there; else it can't be said: -EAGAIN.
  */
-static bool is_ours(const struct ferry_take *take, const struct piece *piece)
+static int is_ours(const struct ferry_take *take, const struct piece *piece)
 {
 	uint64_t mode = piece->shared ? UFFDIO_REGISTER_MODE_MINOR : UFFDIO_REGISTER_MODE_MISSING;
 
-	return !resolve_is_blocked(take->uffd) &&
-	       !uffd_register(take->uffd, piece->start, piece->end - piece->start, mode, NULL);
+	if (resolve_is_blocked(take->uffd))
+		return -EAGAIN;
+	int ret = uffd_register(take->uffd, piece->start, piece->end - piece->start, mode, NULL);
+	return ret && ret != -EBUSY ? -EAGAIN : !ret;
 }
 
-/* Returns how many there were, or -errno. A line that is cut by its length never begins an entry.
+/*
+ * Returns how many there were, or -errno; -EAGAIN: an event was in the way of one, which was left
+ * out. A line that is cut by its length never begins an entry.
  */
 static int each_piece(struct ferry_take *take, piece_fn fn, void *arg)
 {
 	FILE *f = fopen("/proc/self/smaps", "re");
 	struct piece piece = {0};
 	char line[512];
-	bool begins = true;
-	int found = 0;
+	bool begins = true, skipped = false;
+	int found = 0, ours;
 
 	if (!f)
 		return -errno;
@@ -153,14 +157,17 @@ static int each_piece(struct ferry_take *take, piece_fn fn, void *arg)
 		if (sscanf(line, "%llx-%llx ", &start, &end) == 2) {
 			piece.start = start;
 			piece.end = end;
-		} else if (!strncmp(line, "VmFlags:", 8) && is_registered(line, &piece) &&
-			   is_ours(take, &piece)) {
-			found++;
-			fn(take, &piece, arg);
+		} else if (!strncmp(line, "VmFlags:", 8) && is_registered(line, &piece)) {
+			ours = is_ours(take, &piece);
+			skipped |= ours < 0;
+			found += ours > 0;
+			if (ours > 0)
+				fn(take, &piece, arg);
 		}
 	}
+	bool failed = ferror(f);
 	fclose(f);
-	return found;
+	return failed ? -EIO : skipped ? -EAGAIN : found;
 }
 
 /* Until there are none, since the program goes on moving them about. */
@@ -169,6 +176,8 @@ static void each_piece_ends(struct ferry_take *take, piece_fn fn)
 	for (int round = 0; round < ROUNDS_MAX; round++) {
 		bool changed = read_events(take);
 		int found = each_piece(take, fn, NULL);
+		if (found == -EAGAIN)
+			continue;
 		if (found < 0)
 			each_range(take, fn, NULL);
 		if (found <= 0 && !changed && !resolve_is_blocked(take->uffd))
@@ -194,29 +203,63 @@ void take_release(struct ferry_take *take, bool moved)
 	close_uffd(take);
 }
 
-/* ---- loss */
+/* ---- what is missing */
 
+struct count {
+	uint64_t missing;
+	bool is_enough; /* that something is missing; how much doesn't matter */
+};
+
+/* What the kernel doesn't tell of counts as missing. The file has all of shared memory. */
 static void count_missing(struct ferry_take *take, const struct piece *piece, void *arg)
 {
 	struct scan scan;
-	uint64_t *missing = arg;
+	struct count *count = arg;
+	uint64_t holes, len = piece->end - piece->start;
 
 	(void)take;
-	if (piece->shared)
+	if (piece->shared || (count->missing && count->is_enough))
 		return;
 	scan_open(&scan);
-	*missing += scan_holes(&scan, piece->start, piece->end - piece->start);
+	count->missing += scan_holes_sure(&scan, piece->start, len, &holes) ? len : holes;
 	scan_close(&scan);
+}
+
+/*
+ * Without its giver a hole may be a page that never came or one that the program has discarded: only
+ * the giver has read of that. It counts as missing, since a loss that is none is an error that is
+ * seen, and a zero that was never there is not.
+ *
+ * Nor may a piece be overlooked that the program has moved, during the look, to where the look had
+ * been already. Its mremap waits until we have read of it, so that it can't stay unnoticed.
+ */
+bool take_has_all(struct ferry_take *take)
+{
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		struct count count = {.is_enough = true};
+		read_events(take);
+		int found = each_piece(take, count_missing, &count);
+		if (count.missing || (found < 0 && found != -EAGAIN))
+			return false;
+		if (!read_events(take) && found >= 0)
+			return true;
+	}
+	return false;
 }
 
 static uint64_t bytes_missing(struct ferry_take *take)
 {
-	uint64_t missing = 0;
+	struct count count = {0};
+	int found = each_piece(take, count_missing, &count);
 
-	if (each_piece(take, count_missing, &missing) < 0)
-		each_range(take, count_missing, &missing);
-	return missing;
+	if (found < 0 && found != -EAGAIN) {
+		count.missing = 0;
+		each_range(take, count_missing, &count);
+	}
+	return count.missing;
 }
+
+/* ---- loss */
 
 /*
  * A kernel without POISON (before 6.6): no access, so that a lost page is a SIGSEGV and never a
@@ -225,10 +268,11 @@ static uint64_t bytes_missing(struct ferry_take *take)
 static void forbid_missing(uint64_t addr, uint64_t len)
 {
 	struct scan scan;
+	uint64_t holes;
 
 	scan_open(&scan);
 	for (uint64_t at = addr; at < addr + len; at += FERRY_PAGE) {
-		if (scan.pagemap >= 0 && !scan_holes(&scan, at, FERRY_PAGE))
+		if (!scan_holes_sure(&scan, at, FERRY_PAGE, &holes) && !holes)
 			continue;
 		if (mprotect((void *)(uintptr_t)at, FERRY_PAGE, PROT_NONE) < 0) {
 			mprotect((void *)(uintptr_t)at, addr + len - at, PROT_NONE);

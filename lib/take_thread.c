@@ -141,6 +141,11 @@ static void *take_thread(void *arg)
 	while (!ret)
 		ret = listen_once(take);
 	stage_close(&take->stage);
+	/* It may have died between its last page and its last word; where those are, it alone knew. */
+	if (ret == -EPIPE && take->phase == FERRY_PHASE_COMMITTED && take_has_all(take)) {
+		take->moved = true;
+		ret = 1;
+	}
 	if (ret > 0) {
 		take_release(take, take->moved);
 		/* The giver needs it only to know that it may leave; it has nothing of ours. */

@@ -64,7 +64,8 @@ static const struct row giver_rows[] = {
 	{"give.committed", 0, 0, -EOWNERDEAD, false, CALL_DONE},
 	{"give.cut", 0, 0, -EOWNERDEAD, false, CALL_DONE},
 	{"give.place", 0, 0, -EOWNERDEAD, true, CALL_DONE},
-	/* Everything is there. */
+	/* Everything is there, and nobody has said so. */
+	{"give.all", 0, 0, 0, false, CALL_DONE},
 	{"give.done", 0, 0, 0, false, CALL_DONE},
 };
 

@@ -11,8 +11,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "lib/take.h"
 #include "lib/uffd.h"
 #include "tests/lib/handover.h"
+#include "tests/lib/serve.h"
 
 #define NPAGES 2300u
 
@@ -287,11 +289,161 @@ static void test_moved_and_lost(void **state)
 	}
 }
 
+/*
+ * The same in the very moment in which the taker looks whether anything is missing: what it can't be
+ * sure of must not be overlooked.
+ */
+static const struct taker *move_at_look;
+
+FILE *fopen(const char *path, const char *mode)
+{
+	const struct taker *t = move_at_look;
+	pthread_t thread;
+
+	check(*mode == 'r');
+	if (t && !strcmp(path, "/proc/self/smaps")) {
+		move_at_look = NULL;
+		check_equal(pthread_create(&thread, NULL, move_range, (void *)(uintptr_t)t), 0);
+		pthread_detach(thread);
+		wait_readable(t->take->uffd);
+	}
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? NULL : fdopen(fd, "r");
+}
+
+static void lose_while_moving(struct taker *t)
+{
+	uint64_t value;
+
+	moved = map_memory(NPAGES * PAGE, 5 * PAGE);
+	move_at_look = t;
+	t->plan->out->step = 1;
+	check_equal(ferry_take_done(t->take, -1), -EOWNERDEAD);
+	check(!move_at_look);
+	for (size_t i = 0; i < NPAGES; i++)
+		check_equal(peek(moved + i * PAGE, &value), SIGBUS);
+	t->plan->out->step = 2;
+	t->mem[0] = NULL;
+}
+
+static void test_moved_at_look(void **state)
+{
+	struct plan plan = {.parts = {{.npages = NPAGES, .kinds = KIND_BIT(KIND_DATA)}},
+			    .nparts = 1,
+			    .idle = true,
+			    .after_commit = lose_while_moving};
+
+	(void)state;
+	struct handover h = start_stopped(&plan);
+	wait_for_step(&plan, 1);
+	kill_and_reap(h.giver);
+	assert_int_equal(wait_exit(h.taker), 0);
+	assert_int_equal(plan.out->step, 2);
+	handover_fini(&plan);
+}
+
+/* ---- the giver dies when everything has come, before it says so: nothing is lost */
+
+static void move_in_shadow(struct taker *t)
+{
+	moved = map_memory(NPAGES * PAGE, 5 * PAGE);
+	move_range(t);
+}
+
+/* Its event is queued when the giver dies, and nobody but the taker can read it. */
+static void move_unheard(struct taker *t)
+{
+	pthread_t thread;
+
+	moved = map_memory(NPAGES * PAGE, 5 * PAGE);
+	while (t->plan->out->step < 1)
+		sched_yield();
+	check_equal(pthread_create(&thread, NULL, move_range, t), 0);
+	wait_readable(t->take->uffd);
+	t->plan->out->step = 2;
+	pthread_join(thread, NULL);
+}
+
+static void find_moved(struct taker *t)
+{
+	check_nothing_watched();
+	for (size_t i = 0; i < NPAGES; i++)
+		check_page(t, i, moved + i * PAGE);
+	for (size_t i = 0; i < t->plan->parts[1].npages; i++)
+		check(page_right(t->plan, 1, i, t->mem[1] + i * PAGE));
+	check(page_is_zero(t->mem[0]));
+	t->plan->out->step = 3;
+}
+
+static void test_moved_and_whole(void **state)
+{
+	(void)state;
+	for (int unheard = 0; unheard < 2; unheard++) {
+		/* A hole in shared memory is nothing that could be lost. */
+		struct plan plan = {.parts = {{.npages = NPAGES, .kinds = KINDS_ANY},
+					      {.npages = 100,
+					       .kinds = KINDS_SHARED,
+					       .flags = FERRY_RANGE_SHARED}},
+				    .nparts = 2,
+				    .idle = true,
+				    .own_check = true,
+				    .give_park = "give.all",
+				    .in_shadow = unheard ? NULL : move_in_shadow,
+				    .after_commit = unheard ? move_unheard : NULL,
+				    .after_done = find_moved};
+		handover_prepare(&plan);
+		struct handover h = handover_start(&plan);
+		wait_stopped(h.giver);
+		plan.out->step = 1;
+		if (unheard)
+			wait_for_step(&plan, 2);
+		kill_and_reap(h.giver);
+		assert_int_equal(wait_exit(h.taker), 0);
+		assert_int_equal(plan.out->take_ret, 0);
+		assert_int_equal(plan.out->lost_calls, 0);
+		assert_int_equal(plan.out->step, 3);
+		handover_fini(&plan);
+	}
+}
+
+/* The giver alone knew that the hole was the program's own wish: when in doubt, it is lost. */
+static void discard_in_shadow(struct taker *t)
+{
+	check_equal(madvise(t->mem[0] + 3 * PAGE, PAGE, MADV_DONTNEED), 0);
+}
+
+static void test_discarded_and_in_doubt(void **state)
+{
+	struct plan plan = {.parts = {{.npages = NPAGES, .kinds = KIND_BIT(KIND_DATA)}},
+			    .nparts = 1,
+			    .idle = true,
+			    .give_park = "give.all",
+			    .in_shadow = discard_in_shadow};
+
+	(void)state;
+	handover_prepare(&plan);
+	struct handover h = handover_start(&plan);
+	wait_stopped(h.giver);
+	kill_and_reap(h.giver);
+	assert_int_equal(wait_exit(h.taker), 0);
+	assert_int_equal(plan.out->take_ret, -EOWNERDEAD);
+	assert_int_equal(plan.out->lost_calls, 1);
+	assert_int_equal(plan.out->lost_left, PAGE);
+	assert_int_equal(plan.out->take_poisoned, 1);
+	handover_fini(&plan);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_changed), TEST(test_split),          TEST(test_unmapped),
-		TEST(test_fork),    TEST(test_moved_and_lost),
+		TEST(test_changed),
+		TEST(test_split),
+		TEST(test_unmapped),
+		TEST(test_fork),
+		TEST(test_moved_and_lost),
+		TEST(test_moved_at_look),
+		TEST(test_moved_and_whole),
+		TEST(test_discarded_and_in_doubt),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
