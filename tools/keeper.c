@@ -149,6 +149,17 @@ static int exit_status(const struct qemu *qemu)
 	return WIFSIGNALED(qemu->status) ? 128 + WTERMSIG(qemu->status) : WEXITSTATUS(qemu->status);
 }
 
+/* Its exit status is passed on without a word, as a shell does; a signal leaves no other trace. */
+static void say_killed(struct keeper *keeper)
+{
+	char end[96];
+
+	if (!WIFSIGNALED(keeper->now->status))
+		return;
+	qemu_end_text(keeper->now, end, sizeof(end));
+	say("%s: QEMU %s", keeper->state.name, end);
+}
+
 /* Only once, and only a note: the VM itself runs well without the library. */
 static void note_missing_library(struct keeper *keeper)
 {
@@ -173,5 +184,6 @@ int keeper_run(struct keeper *keeper)
 			hello_deadline = 0;
 		}
 	}
+	say_killed(keeper);
 	return exit_status(keeper->now);
 }

@@ -12,6 +12,12 @@ one_row()
 	[ "$(wc -l <"$tmp/out")" -eq 2 ] && grep -Eq "^$1 +$2 " "$tmp/out"
 }
 
+# said TEXT: the keeper did, once
+said()
+{
+	[ "$(grep -cxF "pageferry: $1" "$tmp/vm.log")" -eq 1 ]
+}
+
 ends_with()
 {
 	keeper_status "$1" && status_is "$2"
@@ -81,9 +87,11 @@ ok "nothing is left after signals" nothing_left
 start_vm vm
 qmp "$state/vm/qmp-1.sock" quit >/dev/null
 ok "the VM ends by itself: status 0" ends_with vm 0
+ok "without a word" not grep -qv "^pageferry: adds " "$tmp/vm.log"
 start_vm vm
 kill -9 "$(field vm pid)"
 ok "QEMU is killed: status 137" ends_with vm 137
+ok "it is said" said "vm: QEMU was killed by signal 9 (Killed)"
 : >"$tmp/vm.log"
 "$pageferry" vm run vm -- qemu-system-x86_64 -nonsense >>"$tmp/vm.log" 2>&1 </dev/null &
 keeper[vm]=$!
