@@ -123,7 +123,14 @@ static int is_vm(const struct dirent *entry)
 	return state_name_valid(entry->d_name);
 }
 
-static void show(const char *name, struct json_object *array)
+static void print_header(void)
+{
+	printf("%-20s %-14s %8s %4s %8s %8s %8s\n", "NAME", "STATE", "PID", "GEN", "RAM/MiB",
+	       "USED/MiB", "UPTIME");
+}
+
+/* @array: where it goes, or NULL: it is printed, as the @shown-th. Returns whether it is a VM. */
+static bool show(const char *name, struct json_object *array, unsigned int shown)
 {
 	struct state_dir dir;
 	struct vm_info info;
@@ -131,45 +138,60 @@ static void show(const char *name, struct json_object *array)
 
 	/* It may have gone since, or not be a VM's directory at all. */
 	if (state_dir_open(&dir, name, false, &why))
-		return;
+		return false;
 	vm_info_get(&dir, &info);
-	if (array)
+	if (array) {
 		json_object_array_add(array, vm_info_to_json(&dir, &info));
-	else
+	} else {
+		if (!shown)
+			print_header();
 		print_row(&dir, &info);
+	}
 	vm_info_free(&info);
 	state_dir_close(&dir);
+	return true;
+}
+
+/* Returns how many, or -errno. Without a state directory there are none. */
+static int show_all(struct json_object *array, struct why *why)
+{
+	struct dirent **entries = NULL;
+	int shown = 0, n, base = state_base_open(false, why);
+
+	if (base < 0)
+		return base == -ENOENT ? 0 : base;
+	n = scandirat(base, ".", &entries, is_vm, alphasort);
+	if (n < 0)
+		shown = why_set(why, -errno, "the state directory: %s", strerror(errno));
+	for (int i = 0; i < n; i++) {
+		shown += show(entries[i]->d_name, array, (unsigned int)shown);
+		free(entries[i]);
+	}
+	free(entries);
+	close(base);
+	return shown;
 }
 
 int cmd_vm_list(int argc, char **argv)
 {
 	struct json_object *array;
 	const char *name = NULL;
-	struct dirent **entries = NULL;
 	bool json = false;
 	struct why why = {""};
-	int base, n = 0;
+	int shown;
 
 	if (!read_options(argc, argv, &json, &name) || name)
 		return say_usage("pageferry vm", "list takes no name");
-	base = state_base_open(false, &why);
-	if (base < 0 && base != -ENOENT) {
+	array = json ? json_object_new_array() : NULL;
+	shown = show_all(array, &why);
+	if (shown < 0) {
 		say("%s", why.text);
+		json_object_put(array);
 		return EXIT_FAILURE;
 	}
-	if (base >= 0)
-		n = scandirat(base, ".", &entries, is_vm, alphasort);
-	array = json ? json_object_new_array() : NULL;
-	if (!json && n > 0)
-		printf("%-20s %-14s %8s %4s %8s %8s %8s\n", "NAME", "STATE", "PID", "GEN",
-		       "RAM/MiB", "USED/MiB", "UPTIME");
-	for (int i = 0; i < n; i++) {
-		show(entries[i]->d_name, array);
-		free(entries[i]);
-	}
-	free(entries);
-	if (base >= 0)
-		close(base);
+	/* Not on stdout: who reads the rows finds none there. */
+	if (!json && !shown)
+		say("no VMs");
 	if (json)
 		print_json(array);
 	return EXIT_SUCCESS;

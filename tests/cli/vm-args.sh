@@ -107,8 +107,18 @@ run vm upgrade nobody --json
 ok "the same as JSON" grep -q '"result": *"failed"' "$tmp/out"
 run vm list --json
 ok "an empty list as JSON" eval '[ "$(tr -d "[:space:]" <"$tmp/out")" = "[]" ]'
-run vm list
-ok "an empty list" eval '[ $status -eq 0 ] && [ ! -s "$tmp/out" ]'
+ok "nothing more" eval '[ $status -eq 0 ] && [ ! -s "$tmp/err" ]'
+no_vms()
+{
+	run vm list
+	status_is 0 && [ ! -s "$tmp/out" ] && [ "$(cat "$tmp/err")" = "pageferry: no VMs" ]
+}
+ok "an empty list is said" no_vms
+rmdir "$state"
+ok "no state directory: the same" no_vms
+mkdir -m 700 "$state" && touch "$state/file" && mkdir -m 755 "$state/open"
+ok "what is there but no VM isn't listed" no_vms
+rm -r "$state"
 
 PAGEFERRY_STATE_DIR=/nonexistent/x run vm run vm -- qemu-system-x86_64
 ok "a state directory that can't be made" failed_saying "/nonexistent/x: "
