@@ -5,28 +5,36 @@
 #include "tools/tool.h"
 
 static const struct command commands[] = {
-	{"probe", cmd_probe, "[--json]", "say what this kernel and this user can do"},
-	{"vm", cmd_vm, "COMMAND ...", "run virtual machines whose QEMU can be replaced"},
+	{"probe", cmd_probe, "[--json]", "say what this kernel and this user can do", NULL},
+	{"vm", cmd_vm, "COMMAND ...", "run virtual machines whose QEMU can be replaced", NULL},
 };
 
-static void usage(FILE *out, const struct command *table, size_t n, const char *prefix)
+static void print_options(FILE *out, const struct option_text *options)
+{
+	for (; options && options->option; options++)
+		fprintf(out, "      %-19s %s\n", options->option, options->description);
+}
+
+void command_usage(FILE *out, const struct command *table, size_t n, const char *prefix)
 {
 	for (size_t i = 0; i < n; i++)
 		fprintf(out, "%s %s %s %s\n", i ? "      " : "usage:", prefix, table[i].name,
 			table[i].arguments);
 	fputc('\n', out);
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		fprintf(out, "  %-8s  %s\n", table[i].name, table[i].description);
+		print_options(out, table[i].options);
+	}
 }
 
 int command_run(const struct command *table, size_t n, const char *prefix, int argc, char **argv)
 {
 	if (argc < 2) {
-		usage(stderr, table, n, prefix);
+		command_usage(stderr, table, n, prefix);
 		return EXIT_USAGE;
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-		usage(stdout, table, n, prefix);
+		command_usage(stdout, table, n, prefix);
 		return 0;
 	}
 	for (size_t i = 0; i < n; i++)

@@ -5,15 +5,25 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define EXIT_USAGE 2
+
+struct option_text {
+	const char *option;
+	const char *description;
+};
 
 struct command {
 	const char *name;
 	int (*run)(int argc, char **argv); /* argv[0] is the subcommand's name */
 	const char *arguments;
 	const char *description;
+	const struct option_text *options; /* ends in an empty one; NULL: they are told elsewhere */
 };
+
+/** Print how the commands of @table are used. */
+void command_usage(FILE *out, const struct command *table, size_t n, const char *prefix);
 
 /** Run the subcommand that argv[1] names; @prefix is what comes before it on the command line. */
 int command_run(const struct command *table, size_t n, const char *prefix, int argc, char **argv);

@@ -34,6 +34,36 @@ for words in --help "vm --help" "vm run --help" "vm upgrade --help"; do
 	ok "$words: usage on stdout, status 0" \
 		eval '[ $status -eq 0 ] && [ ! -s "$tmp/err" ] && grep -q ^usage: "$tmp/out"'
 done
+# explains WORD...: each has a line of its own, which goes on with what it is for
+explains()
+{
+	local option
+
+	for option in "$@"; do
+		grep -Eq -- "^ +$option( [A-Z]+)?  +[a-z]" "$tmp/out" || { echo "$option"; return 1; }
+	done
+}
+
+explains_all()
+{
+	local options
+
+	mapfile -t options < <(sed -n "/^usage/,/^$/s/[^-]*\(--[a-z]*\)/\1\n/gp" "$tmp/out" |
+		grep -Eo -- '^--[a-z]+' | sort -u)
+	echo "options ${options[*]}"
+	[ "${#options[@]}" -ge "$1" ] && explains "${options[@]}"
+}
+
+run vm upgrade --help
+ok "vm upgrade --help: every option is explained" explains_all 5
+ok "and no other command" not grep -q "vm run" "$tmp/out"
+run vm --help
+ok "vm --help: every option is explained" explains_all 5
+ok "and every command" explains run upgrade list status stop
+for command in list status; do
+	run vm $command --help
+	ok "vm $command --help: explained" explains "$command" --json
+done
 run vm
 ok "no command: usage on stderr" eval '[ $status -eq 2 ] && grep -q ^usage: "$tmp/err"'
 run fly
