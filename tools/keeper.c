@@ -150,14 +150,17 @@ static int exit_status(const struct qemu *qemu)
 }
 
 /* Its exit status is passed on without a word, as a shell does; a signal leaves no other trace. */
-static void say_killed(struct keeper *keeper)
+static void say_end(struct keeper *keeper, bool noted)
 {
+	const struct qemu *qemu = keeper->now;
 	char end[96];
 
-	if (!WIFSIGNALED(keeper->now->status))
-		return;
-	qemu_end_text(keeper->now, end, sizeof(end));
-	say("%s: QEMU %s", keeper->state.name, end);
+	if (WIFSIGNALED(qemu->status)) {
+		qemu_end_text(qemu, end, sizeof(end));
+		say("%s: QEMU %s", keeper->state.name, end);
+	} else if (qemu_was_none(qemu) && !keeper->stop && !noted) {
+		say("%s: %s " QEMU_NONE_TEXT, keeper->state.name, qemu->path);
+	}
 }
 
 /* Only once, and only a note: the VM itself runs well without the library. */
@@ -184,6 +187,7 @@ int keeper_run(struct keeper *keeper)
 			hello_deadline = 0;
 		}
 	}
-	say_killed(keeper);
+	/* Nothing is to be guessed of one that ran for long without the library. */
+	say_end(keeper, !hello_deadline);
 	return exit_status(keeper->now);
 }

@@ -118,6 +118,10 @@ int qemu_find(const char *program, char *path, size_t size, struct why *why);
 /** Say how it ended, for a person. */
 void qemu_end_text(const struct qemu *qemu, char *text, size_t size);
 
+/** Did it end as if all was well, but without RAM? Then it hardly is a QEMU. */
+bool qemu_was_none(const struct qemu *qemu);
+#define QEMU_NONE_TEXT "ended with status 0 without ever mapping guest RAM: is it a QEMU?"
+
 /** The last lines of its log in one line; an empty string if it has none. */
 void qemu_log_tail(const struct qemu *qemu, char *text, size_t size);
 

@@ -301,6 +301,12 @@ void qemu_end_text(const struct qemu *qemu, char *text, size_t size)
 		snprintf(text, size, "ended with status %d", WEXITSTATUS(qemu->status));
 }
 
+bool qemu_was_none(const struct qemu *qemu)
+{
+	return qemu->ended && !qemu->hello && WIFEXITED(qemu->status) &&
+	       !WEXITSTATUS(qemu->status);
+}
+
 void qemu_log_tail(const struct qemu *qemu, char *text, size_t size)
 {
 	char tail[LOG_TAIL];

@@ -40,6 +40,8 @@ static int new_ended(struct upgrade *up)
 	/* What its library said is the cause; what QEMU printed may be. */
 	if (up->new->said.failed)
 		return why_set(&up->why, -EREMOTEIO, "the new QEMU: %s", up->new->said.text);
+	if (qemu_was_none(up->new))
+		return why_set(&up->why, -ECHILD, "%s " QEMU_NONE_TEXT, up->new->path);
 	qemu_end_text(up->new, end, sizeof(end));
 	qemu_log_tail(up->new, log, sizeof(log));
 	return why_set(&up->why, -ECHILD, "the new QEMU %s%s%s", end, log[0] ? ": " : "", log);

@@ -70,6 +70,8 @@ remember()
 	set=$(settings)
 }
 
+true=$(type -P true)
+none="ended with status 0 without ever mapping guest RAM: is it a QEMU[?]"
 early_refusals()
 {
 	ok "$1: a QEMU that isn't there" refused "/nonexistent: No such file" --qemu /nonexistent
@@ -80,8 +82,8 @@ early_refusals()
 		--qemu "$tmp/broken"
 	ok "$1: it talks without end" refused_by_keeper "the new QEMU ended with status 3: .*no end" \
 		--qemu "$tmp/talks"
-	ok "$1: it ends without a word" refused_by_keeper "the new QEMU ended with status 0" \
-		--qemu "$tmp/ends"
+	ok "$1: it ends as if all was well" refused_by_keeper ".*/ends $none" --qemu "$tmp/ends"
+	ok "$1: it isn't a QEMU at all" refused_by_keeper "$true $none" --qemu "$true"
 	ok "$1: it is killed" refused_by_keeper "the new QEMU was killed by signal 9" \
 		--qemu "$tmp/killed"
 	ok "$1: it hangs" refused_by_keeper "the start of the new QEMU took longer than 2 s" \

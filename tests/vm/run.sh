@@ -46,7 +46,8 @@ cat >"$tmp/shows" <<EOF
 exit 7
 EOF
 printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/sleeps"
-chmod +x "$tmp/shows" "$tmp/sleeps"
+printf '#!/bin/sh\nexit 0\n' >"$tmp/ends"
+chmod +x "$tmp/shows" "$tmp/sleeps" "$tmp/ends"
 
 start_vm vm
 ok "it runs" vm_is vm running
@@ -98,6 +99,12 @@ keeper[vm]=$!
 ok "QEMU refuses its arguments: its status" ends_with vm 1
 ok "and its words" grep -q "nonsense" "$tmp/vm.log"
 ok "nothing is left after ends" nothing_left
+
+"$pageferry" vm run vm -- "$tmp/ends" 2>"$tmp/vm.log"
+status=$?
+ok "a program that isn't a QEMU ends: its status" status_is 0
+ok "it is said" said \
+	"vm: $tmp/ends ended with status 0 without ever mapping guest RAM: is it a QEMU?"
 
 # shellcheck disable=SC2094 # it only reads itself
 (cd / && echo hello | MARK=yes LD_PRELOAD=/nonexistent.so exec "$pageferry" vm run vm -- \
