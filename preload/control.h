@@ -37,6 +37,8 @@
 #define CONTROL_ENV_RAM	 "PAGEFERRY_RAM"     /* the file that stands for guest RAM: its path */
 #define CONTROL_ENV_QMP	 "PAGEFERRY_QMP"     /* path of a QMP socket for the library's own use */
 #define CONTROL_ENV_TAKE "PAGEFERRY_TAKE"    /* new QEMU only: descriptor of the hand-over socket */
+/* New QEMU only: where the old one listens, as in port.h, with spaces between. */
+#define CONTROL_ENV_PORTS "PAGEFERRY_PORTS"
 /* New QEMU only: a descriptor that becomes its stderr, by dup2(), once it owns the VM and before it
  * says RESUMED. Until then its stderr is a file, so that the keeper can say why it failed. */
 #define CONTROL_ENV_STDERR "PAGEFERRY_STDERR"

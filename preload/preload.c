@@ -53,6 +53,7 @@ static void clean_environment(void)
 	unsetenv(CONTROL_ENV_RAM);
 	unsetenv(CONTROL_ENV_QMP);
 	unsetenv(CONTROL_ENV_TAKE);
+	unsetenv(CONTROL_ENV_PORTS);
 	unsetenv(CONTROL_ENV_STDERR);
 }
 

@@ -45,7 +45,7 @@ int self_qmp_run(struct self_qmp *q);
 /* End a migration that is under way, and wait until it has ended. */
 int self_qmp_cancel(struct self_qmp *q);
 
-/* bind.c: from now on ports are bound as anywhere. */
+/* bind.c: the old QEMU's ports are ours alone now; from now on ports are bound as anywhere. */
 void bind_alone(void);
 
 /* giver.c: serve the keeper's commands; returns only when the keeper is gone. */

@@ -102,12 +102,17 @@ int keeper_write_state(struct keeper *keeper);
 
 /* keeper_qemu.c: one QEMU process */
 
+/* What a QEMU needs to take the VM over from another one. */
+struct succession {
+	int sock;          /* for the hand-over */
+	const char *ports; /* of the other one, as in preload/port.h */
+};
+
 /**
- * Start a QEMU. @take: the hand-over socket if it is to take the VM over, else -1.
- * Returns 0 or -errno with @why.
+ * Start a QEMU. @succession: NULL for the first one of the VM. Returns 0 or -errno with @why.
  */
-int qemu_start(struct keeper *keeper, const char *path, uint32_t generation, int take,
-	       struct qemu **qemu, struct why *why);
+int qemu_start(struct keeper *keeper, const char *path, uint32_t generation,
+	       const struct succession *succession, struct qemu **qemu, struct why *why);
 void qemu_reap(struct qemu *qemu);
 void qemu_kill(struct qemu *qemu);
 void qemu_free(struct qemu *qemu);

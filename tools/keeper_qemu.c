@@ -73,6 +73,7 @@ int qemu_find(const char *program, char *path, size_t size, struct why *why)
 struct handed {
 	int control;
 	int take;   /* -1: none */
+	const char *ports;
 	int log;    /* -1: none; else its stderr for now */
 	int stderr; /* -1: none; else what is to be its stderr later */
 };
@@ -103,8 +104,9 @@ static int build_argv(struct keeper *keeper, const char *path, uint32_t generati
 
 static bool is_own_variable(const char *variable)
 {
-	static const char *const own[] = {CONTROL_ENV_FD,   CONTROL_ENV_RAM,    CONTROL_ENV_QMP,
-					  CONTROL_ENV_TAKE, CONTROL_ENV_STDERR, "LD_PRELOAD"};
+	static const char *const own[] = {CONTROL_ENV_FD,     CONTROL_ENV_RAM,   CONTROL_ENV_QMP,
+					  CONTROL_ENV_TAKE,   CONTROL_ENV_PORTS,
+					  CONTROL_ENV_STDERR, "LD_PRELOAD"};
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
 		size_t len = strlen(own[i]);
@@ -136,6 +138,8 @@ static int build_env(struct keeper *keeper, uint32_t generation, const struct ha
 				   generation);
 	if (!err && handed->take >= 0)
 		err = strings_addf(env, CONTROL_ENV_TAKE "=%d", handed->take);
+	if (!err && handed->ports)
+		err = strings_addf(env, CONTROL_ENV_PORTS "=%s", handed->ports);
 	if (!err && handed->stderr >= 0)
 		err = strings_addf(env, CONTROL_ENV_STDERR "=%d", handed->stderr);
 	return err;
@@ -232,10 +236,10 @@ static struct qemu *new_qemu(const char *path, uint32_t generation)
 	return NULL;
 }
 
-int qemu_start(struct keeper *keeper, const char *path, uint32_t generation, int take,
-	       struct qemu **out, struct why *why)
+int qemu_start(struct keeper *keeper, const char *path, uint32_t generation,
+	       const struct succession *succession, struct qemu **out, struct why *why)
 {
-	struct handed handed = {.control = -1, .take = take, .log = -1, .stderr = -1};
+	struct handed handed = {.control = -1, .take = -1, .log = -1, .stderr = -1};
 	struct qemu *qemu;
 	int pair[2];
 	int err = 0;
@@ -249,8 +253,11 @@ int qemu_start(struct keeper *keeper, const char *path, uint32_t generation, int
 	}
 	qemu->control = pair[0];
 	handed.control = pair[1];
-	if (take >= 0)
+	if (succession) {
+		handed.take = succession->sock;
+		handed.ports = succession->ports;
 		err = open_log(keeper, qemu, &handed);
+	}
 	if (!err)
 		err = spawn_with(keeper, qemu, &handed);
 	close(pair[1]);

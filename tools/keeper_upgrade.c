@@ -139,6 +139,7 @@ static int give(struct upgrade *up, int sock)
 static int start(struct upgrade *up)
 {
 	struct keeper *keeper = up->keeper;
+	struct succession succession;
 	int pair[2], err;
 
 	upgrade_tell_phase(up, "starting");
@@ -149,7 +150,9 @@ static int start(struct upgrade *up)
 	if (err)
 		upgrade_note(up, "QEMU's listening sockets can't be shared with a new QEMU: %s",
 			     strerror(-err));
-	err = qemu_start(keeper, up->qemu, up->old->generation + 1, pair[1], &up->new, &up->why);
+	succession = (struct succession){.sock = pair[1], .ports = up->sockets.words};
+	err = qemu_start(keeper, up->qemu, up->old->generation + 1, &succession, &up->new,
+			 &up->why);
 	keeper->next = up->new;
 	close(pair[1]);
 	if (!err)

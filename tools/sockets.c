@@ -12,9 +12,16 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "preload/port.h"
 #include "tools/sockets.h"
 
 #define ASIDE ".pageferry"
+
+/*
+ * The kernel takes 128 KiB for a variable. Listening sockets are opened first and have the lowest
+ * descriptors: what is left out in the end are a guest's UDP connections, which nobody binds anew.
+ */
+#define WORDS_MAX 65536
 
 static int get_int(int fd, int option)
 {
@@ -59,17 +66,52 @@ static int share_path(struct sockets *sockets, int fd)
 	return err ? err : strings_add(&sockets->paths, path);
 }
 
-/* Takes @fd over. */
-static int share_port(struct sockets *sockets, int fd)
+/* Where @fd is bound; false: nowhere that another socket could be bound, too. */
+static bool get_word(int fd, char word[PORT_WORD_MAX])
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+
+	return !getsockname(fd, (struct sockaddr *)&addr, &len) &&
+	       port_word(get_int(fd, SO_TYPE), (struct sockaddr *)&addr, len, word);
+}
+
+static bool add_word(struct sockets *sockets, const char *word)
+{
+	size_t have = sockets->words ? strlen(sockets->words) : 0;
+	size_t size = have + strlen(word) + sizeof(" ");
+	char *words = size > WORDS_MAX ? NULL : realloc(sockets->words, size);
+
+	if (!words)
+		return false;
+	snprintf(words + have, size - have, "%s%s", have ? " " : "", word);
+	sockets->words = words;
+	return true;
+}
+
+static int add_port(struct sockets *sockets, int fd)
 {
 	int *ports = realloc(sockets->ports, (sockets->nports + 1) * sizeof(*ports));
 
-	if (!ports) {
-		close(fd);
+	if (!ports)
 		return -ENOMEM;
-	}
 	sockets->ports = ports;
 	ports[sockets->nports++] = fd;
+	return 0;
+}
+
+/* Takes @fd over. */
+static int share_port(struct sockets *sockets, int fd)
+{
+	char word[PORT_WORD_MAX];
+	int err = 0;
+
+	/* What QEMU shares by itself isn't changed. */
+	if (!get_word(fd, word) || !add_word(sockets, word) || get_int(fd, SO_REUSEPORT) ||
+	    (err = add_port(sockets, fd))) {
+		close(fd);
+		return err;
+	}
 	set_reuse(fd, 1);
 	return 0;
 }
@@ -81,7 +123,7 @@ static int share(struct sockets *sockets, int fd)
 	bool listens = get_int(fd, SO_ACCEPTCONN);
 
 	if ((domain == AF_INET || domain == AF_INET6) &&
-	    (listens || get_int(fd, SO_TYPE) == SOCK_DGRAM) && !get_int(fd, SO_REUSEPORT))
+	    (listens || get_int(fd, SO_TYPE) == SOCK_DGRAM))
 		return share_port(sockets, fd);
 	if (domain == AF_UNIX && listens)
 		err = share_path(sockets, fd);
@@ -131,6 +173,7 @@ static void end(struct sockets *sockets)
 	for (size_t i = 0; i < sockets->nports; i++)
 		close(sockets->ports[i]);
 	free(sockets->ports);
+	free(sockets->words);
 	strings_free(&sockets->paths);
 	strings_free(&sockets->asides);
 	memset(sockets, 0, sizeof(*sockets));

@@ -4,7 +4,8 @@
  * successor has the same command line, so it binds them while the old QEMU still has them.
  *
  * A port can be had by both if both sockets say so (SO_REUSEPORT); the old one's are made to here,
- * the new one's by the preloaded library. The path of a UNIX socket is simply taken over: QEMU
+ * the new one's by the preloaded library, which is told the old one's addresses and changes no
+ * others. The path of a UNIX socket is simply taken over: QEMU
  * unlinks it. So a second link is kept aside, to be put back if the upgrade fails.
  */
 #ifndef PAGEFERRY_SOCKETS_H
@@ -21,6 +22,7 @@ struct sockets {
 	struct strings asides; /* one for each */
 	int *ports;            /* duplicates of the old QEMU's descriptors */
 	size_t nports;
+	char *words; /* their addresses, as in preload/port.h; NULL: none */
 };
 
 /**

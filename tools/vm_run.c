@@ -201,7 +201,7 @@ static int prepare(struct keeper *keeper, const char *program, struct why *why)
 		return err;
 	tty_save(keeper);
 	say_added(keeper);
-	err = qemu_start(keeper, path, 1, -1, &keeper->now, why);
+	err = qemu_start(keeper, path, 1, NULL, &keeper->now, why);
 	if (err)
 		return err;
 	err = keeper_write_state(keeper);

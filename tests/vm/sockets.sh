@@ -48,6 +48,71 @@ second_is_refused()
 	[ $? -eq 1 ] && grep -Eqi "in use|could not set up" "$tmp/second.log"
 }
 
+# How many of QEMU's sockets could be bound to by another process, too?
+shared()
+{
+	perl -MSocket -e '
+		my $pid = shift;
+		my $pidfd = syscall(434, $pid + 0, 0);
+		my ($seen, $shared) = (0, 0);
+		for my $path (glob "/proc/$pid/fd/*") {
+			(readlink($path) // "") =~ /^socket:/ && $path =~ /(\d+)$/ or next;
+			my $fd = syscall(438, $pidfd, $1 + 0, 0);
+			next if $fd < 0;
+			open my $socket, "+<&=", $fd or die "$!";
+			$seen++;
+			$shared++ if unpack "i", getsockopt($socket, SOL_SOCKET, 15) // pack "i", 0;
+		}
+		die "no sockets" unless $seen;
+		print "$shared\n"' "$(field "$1" pid)"
+}
+
+shares()
+{
+	local n
+
+	n=$(shared "$1") && echo "shared: $n" && [ "$n" "${@:2}" ]
+}
+
+# vnc NAME: its port; QEMU has taken the first one that it could get
+vnc()
+{
+	qmp "$tmp/$1.sock" query-vnc | grep -o '"service": "[0-9]*"' | grep -o '[0-9]*'
+}
+
+start_with_vnc()
+{
+	start_vm "$1" -qmp "unix:$tmp/$1.sock,server=on,wait=off" \
+		-vnc "127.0.0.1:$display,to=$((display + 99))"
+}
+
+is_upgrading()
+{
+	vm_is "$1" upgrading >/dev/null
+}
+
+# One VM hangs in an upgrade, in which its port may be shared, while another one of that user looks
+# for a port from the same one on.
+keeps_to_its_port()
+{
+	local one two client
+
+	start_with_vnc one && start_with_vnc two || return
+	one=$(vnc one) two=$(vnc two)
+	echo "ports $one and $two"
+	[ -n "$one" ] && [ "$one" -lt "$two" ] || return
+	"$pageferry" vm upgrade one --qemu "$tmp/hangs" >/dev/null 2>&1 </dev/null &
+	client=$!
+	wait_until 10 is_upgrading one && wait_until 10 shares one -gt 0 || return
+	run vm upgrade two
+	kill "$client"
+	status_is 0 && echo "then $(vnc two)" && [ "$(vnc two)" = "$two" ] || return
+	wait_until 10 vm_runs one && shares one -eq 0 && shares two -eq 0
+}
+
+display=$((20000 + RANDOM % 1000))
+printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/hangs"
+chmod +x "$tmp/hangs"
 monitor=$(free_port)
 forward=$(free_port)
 printf '#!/bin/sh\nexec qemu-system-x86_64 "$@" -machine q35\n' >"$tmp/other-machine"
@@ -69,6 +134,16 @@ run vm upgrade vm
 ok "after another: too" eval 'status_is 0 && all_answer'
 run vm upgrade vm --qemu "$tmp/other-machine"
 ok "after a failed one again" eval 'status_is 1 && all_answer'
+if shared vm >/dev/null 2>&1; then
+	ok "none of its ports is shared" shares vm -eq 0
+	ok "a VM whose upgrade hangs shares its port with no other" keeps_to_its_port
+	for name in one two; do
+		run vm stop $name
+	done
+else
+	skip "none of its ports is shared" "QEMU's sockets can't be looked at"
+	skip "a VM whose upgrade hangs shares its port with no other" "the same"
+fi
 ok "the monitor's port is nobody else's" second_is_refused \
 	-monitor "tcp:127.0.0.1:$monitor,server=on,wait=off"
 ok "nor is the forwarded one" second_is_refused -netdev \
