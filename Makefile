@@ -15,6 +15,7 @@ LIBDIR ?= $(PREFIX)/lib
 B      ?= build
 
 CC     ?= cc
+OBJCOPY ?= objcopy
 CFLAGS ?= -O2 -g
 WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wformat=2
 BASE   := -std=gnu11 -D_GNU_SOURCE -Iinclude -I. -fPIC -fvisibility=hidden -pthread \
@@ -40,8 +41,12 @@ TEST_LIB  := $(wildcard tests/lib/*.c)
 .PHONY: all tests benches examples demo check check-debug kmod install uninstall clean
 all: $(B)/libpageferry.a $(B)/libpageferry.so $(B)/libpageferry-preload.so $(B)/pageferry
 
+# One object, in which the library's own names are local: they must not clash with a program's.
 $(B)/libpageferry.a: $(LIB_O)
-	$(AR) rcs $@ $^
+	$(LD) -r -o $(B)/libpageferry.o $^
+	$(OBJCOPY) --localize-hidden $(B)/libpageferry.o
+	rm -f $@
+	$(AR) rcs $@ $(B)/libpageferry.o
 $(B)/libpageferry.so: $(LIB_O) lib/libpageferry.map
 	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,-soname,libpageferry.so.$(ABI) \
 		-Wl,--version-script=lib/libpageferry.map $(LDFLAGS) -o $@ $(LIB_O)
@@ -49,7 +54,8 @@ $(B)/libpageferry.so: $(LIB_O) lib/libpageferry.map
 $(B)/libpageferry-preload.so: $(PRELOAD_O) $(LIB_O) preload/preload.map
 	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,--version-script=preload/preload.map \
 		$(LDFLAGS) -o $@ $(PRELOAD_O) $(LIB_O) -ldl
-$(B)/pageferry: $(TOOL_O) $(B)/libpageferry.a
+# The probe shows more than the library's own call tells.
+$(B)/pageferry: $(TOOL_O) $(LIB_O)
 	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c
 
 $(B)/park/libpageferry.a: $(TEST_O)

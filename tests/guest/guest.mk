@@ -7,7 +7,7 @@ GUEST_TEST_H := $(wildcard tests/guest/*.h) guest/boot.h guest/pattern.h lib/uff
                 include/linux/pageferry.h
 
 tests: $(B)/tests/guest/init
-$(B)/tests/guest/init: $(GUEST_TEST_C) $(GUEST_TEST_H)
+$(B)/tests/guest/init: $(GUEST_TEST_C) $(GUEST_TEST_H) $(B)/libpageferry.a
 	@mkdir -p $(@D)
 	$(CC) $(GUEST_FLAGS) -Wno-missing-field-initializers -g -Iinclude -I. -static -pthread -o $@ \
-		$(GUEST_TEST_C)
+		$(GUEST_TEST_C) $(B)/libpageferry.a

@@ -25,11 +25,12 @@
 #include "log.h"
 #include "proc.h"
 
-extern const struct test basic_tests[], self_tests[];
+extern const struct test basic_tests[], handover_tests[], self_tests[];
 
 static const struct test *const subjects[] = {
 	self_tests,
 	basic_tests,
+	handover_tests,
 };
 
 void fail(const char *fmt, ...)
