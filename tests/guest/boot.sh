@@ -50,7 +50,7 @@ boot_guest()
 	# shellcheck disable=SC2261 # only one of both is for stderr
 	setpriv --pdeathsig KILL timeout --foreground -k 5 "$limit" setpriv --pdeathsig KILL \
 		qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -machine pc -m "${MEM:-1024}" \
-		-smp "${SMP:-2}" -nodefaults -display none -no-reboot \
+		-smp "${SMP:-2}" ${ICOUNT:+-icount "$ICOUNT"} -nodefaults -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
 		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
 		-serial "file:$tmp/console" -serial stdio </dev/null 1>&"$out" 2>"$tmp/qemu" &

@@ -25,12 +25,13 @@
 #include "log.h"
 #include "proc.h"
 
-extern const struct test basic_tests[], handover_tests[], self_tests[];
+extern const struct test basic_tests[], cost_tests[], handover_tests[], self_tests[];
 
 static const struct test *const subjects[] = {
 	self_tests,
 	basic_tests,
 	handover_tests,
+	cost_tests,
 };
 
 void fail(const char *fmt, ...)

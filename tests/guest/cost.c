@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a move costs: run by bench/module, with QEMU's -icount, where a nanosecond of the guest's clock
+ * is an instruction. Each figure is a line of JSON in a comment of the TAP.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "lib/uffd_abi.h"
+#include "peer.h"
+#include "pf.h"
+#include "proc.h"
+
+#define ROUNDS	 7
+#define LARGE	 (64 * MIB)
+#define CALLS	 (4 * MIB) /* in many small calls */
+#define SETTLE_S 5
+
+static uint64_t clock_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void figure(const char *name, uint64_t *cost, uint64_t units)
+{
+	qsort(cost, ROUNDS, sizeof(*cost), by_value);
+	note("figure {\"name\":\"%s\",\"median\":%.1f,\"min\":%.1f,\"max\":%.1f}", name,
+	     (double)cost[ROUNDS / 2] / (double)units, (double)cost[0] / (double)units,
+	     (double)cost[ROUNDS - 1] / (double)units);
+}
+
+struct row {
+	const char *name;
+	size_t len, call; /* bytes in all, and in each call */
+	unsigned int how;
+	bool kernel; /* UFFDIO_MOVE, within this process */
+};
+
+/* The ioctls alone, without the helpers' checks in between. */
+static uint64_t move_by_module(int pf, const struct end *to, const struct end *from, size_t call)
+{
+	struct pageferry_move move = { .size = sizeof(move), .dst_uffd = to->uffd,
+				       .src_uffd = from->uffd, .len = call };
+	uint64_t begin = clock_now();
+
+	for (size_t at = 0; at < from->len; at += call) {
+		move.dst = to->addr + at;
+		move.src = from->addr + at;
+		check_call(ioctl(pf, PAGEFERRY_IOC_MOVE, &move));
+	}
+	return clock_now() - begin;
+}
+
+static uint64_t move_by_kernel(const struct end *to, const struct end *from, size_t call)
+{
+	struct uffdio_move move = { .len = call };
+	uint64_t begin = clock_now();
+
+	for (size_t at = 0; at < from->len; at += call) {
+		move.dst = to->addr + at;
+		move.src = from->addr + at;
+		check_call(ioctl(to->uffd, UFFDIO_MOVE, &move));
+	}
+	return clock_now() - begin;
+}
+
+static uint64_t one_round(const struct row *r)
+{
+	struct end giver, taker;
+	uint64_t cost;
+
+	if (r->kernel) {
+		giver = giver_make(NULL, r->len, r->how);
+		taker = taker_make(NULL, r->len, r->how);
+		cost = move_by_kernel(&taker, &giver, r->call);
+	} else {
+		giver = giver_start(r->len, r->how);
+		taker = taker_start(r->len, r->how);
+		cost = move_by_module(pf_open(), &taker, &giver, r->call);
+	}
+	end_verify(&taker, taker.addr, giver.addr, r->len);
+	end_stop(&giver);
+	end_stop(&taker);
+	return cost;
+}
+
+/* Each round in a process of its own, so that nothing is left of the one before. */
+static void measure(void)
+{
+	const struct row *r = test_row;
+	uint64_t cost[ROUNDS];
+	static bool settled;
+
+	if (!settled)
+		nap_ms(SETTLE_S * 1000);
+	settled = true;
+	for (int i = 0; i < ROUNDS; i++)
+		cost[i] = one_round(r);
+	figure(r->name, cost, r->how & MAP_HUGE ? r->len / BLOCK : r->len / PAGE);
+}
+
+/* ---- flushes */
+
+static void tracing_write(const char *file, const char *text)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/kernel/tracing/%s", file);
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	check_call(fd);
+	check_call(write(fd, text, strlen(text)));
+	close(fd);
+}
+
+static unsigned int count_lines(const char *path, const char *word)
+{
+	unsigned int n = 0;
+	char line[512];
+	FILE *f = fopen(path, "re");
+
+	check(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, word) && line[0] != '#';
+	fclose(f);
+	return n;
+}
+
+static void flushes(void)
+{
+	struct end giver = giver_start(LARGE, MAP_4K), taker = taker_start(LARGE, MAP_4K);
+
+	if (mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL))
+		test_skip("no tracefs");
+	tracing_write("events/pageferry/pageferry_flush/enable", "1");
+	move_by_module(pf_open(), &taker, &giver, LARGE);
+	tracing_write("events/pageferry/pageferry_flush/enable", "0");
+	unsigned int n = count_lines("/sys/kernel/tracing/trace", "pageferry_flush:");
+	note("figure {\"name\":\"pages_per_flush\",\"median\":%.1f}",
+	     n ? (double)(LARGE / PAGE) / n : 0);
+	check(n);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
+#define ROW(...) measure, &(const struct row){ __VA_ARGS__ }, 300, true
+
+const struct test cost_tests[] = {
+	{"cost/one_call", ROW("one_call", LARGE, LARGE, MAP_4K, false)},
+	{"cost/kernel_one_call", ROW("kernel_one_call", LARGE, LARGE, MAP_4K, true)},
+	{"cost/calls_of_1", ROW("calls_of_1", CALLS, PAGE, MAP_4K, false)},
+	{"cost/kernel_calls_of_1", ROW("kernel_calls_of_1", CALLS, PAGE, MAP_4K, true)},
+	{"cost/calls_of_4", ROW("calls_of_4", CALLS, 4 * PAGE, MAP_4K, false)},
+	{"cost/calls_of_16", ROW("calls_of_16", CALLS, 16 * PAGE, MAP_4K, false)},
+	{"cost/calls_of_64", ROW("calls_of_64", CALLS, 64 * PAGE, MAP_4K, false)},
+	{"cost/huge", ROW("huge", LARGE, LARGE, MAP_HUGE, false)},
+	{"cost/kernel_huge", ROW("kernel_huge", LARGE, LARGE, MAP_HUGE, true)},
+	{"cost/flushes", flushes, .seconds = 60, .by_name = true},
+	{0},
+};
