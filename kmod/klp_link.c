@@ -5,13 +5,16 @@
  * The last step of linking pageferry.ko. It lets the kernel's own relocation code for live patches
  * find what the kernel doesn't export: each undefined symbol NAME that stands in the file SYMBOLS,
  * and isn't exported according to Module.symvers, becomes ".klp.sym.vmlinux.NAME,0" in the special
- * section SHN_LIVEPATCH, and the relocations that use it move from .rela.text to a new section
+ * section SHN_LIVEPATCH, and the relocations that use it move from .rela.text to
  * ".klp.rela.vmlinux..text", likewise for every other section that is loaded. The layout is that of
  * Documentation/livepatch/module-elf-format.rst. The ",0" makes the kernel refuse a name that it
  * has more than once.
  *
  * Without Module.symvers every name in SYMBOLS counts as not exported, and undefined symbols that
  * don't stand there are left to the kernel.
+ *
+ * strip(1) renumbers symbols and sections, but not what refers to them in these relocations. So
+ * nothing may be left for it to take away: no debug information, no empty table of relocations.
  *
  * The input is taken for hostile: nothing in it is used before it was checked.
  */
@@ -23,15 +26,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* As the kernel has them; <elf.h> doesn't. */
-#define SHN_LIVEPATCH      0xff20
+#define SHN_LIVEPATCH 0xff20
 #define SHF_RELA_LIVEPATCH 0x00100000
-#define KSYM_NAME_LEN      512
-
-#define MAX_FILE           (1UL << 30)
+#define KSYM_NAME_LEN 512
 
 /* An entry of the section __versions, struct modversion_info in the kernel. */
 struct version {
@@ -46,14 +46,14 @@ struct buf {
 };
 
 struct names {
+	struct buf text;
 	char **v;
 	size_t n;
-	size_t cap;
 };
 
 struct elf {
 	struct buf file;
-	Elf64_Shdr *sh; /* a copy that has room for one new section beside each old one */
+	Elf64_Shdr *sh; /* a copy with room for a new section beside each old one */
 	size_t shnum;
 	size_t shstrndx;
 	size_t symndx;
@@ -61,14 +61,15 @@ struct elf {
 	size_t nsym;
 	bool *klp; /* for each symbol: is it one for the live patch code? */
 	size_t nklp;
-	struct buf tail; /* what follows the old contents, from tail_at on */
-	size_t tail_at;
+	struct buf tail; /* what follows the old contents */
 };
 
+static struct names listed, exported;
 static const char *subject; /* the file that messages are about */
 static char *unfinished;    /* the output, before it has its name */
 
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
+__attribute__((noreturn, format(printf, 1, 2)))
+static void die(const char *fmt, ...)
 {
 	va_list args;
 
@@ -84,46 +85,40 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt,
 
 /* ---- memory ---- */
 
-static void *grow(void *p, size_t *cap, size_t want, size_t size)
+static void *zalloc(size_t n, size_t size)
 {
-	size_t n = *cap ? *cap : 64;
+	void *p = calloc(n + 1, size);
 
-	if (want > MAX_FILE)
-		die("too large");
-	while (n < want)
-		n *= 2;
-	if (n == *cap)
-		return p;
-	p = realloc(p, n * size);
 	if (!p)
 		die("out of memory");
-	*cap = n;
 	return p;
 }
 
 static void append(struct buf *b, const void *data, size_t len)
 {
-	b->p = grow(b->p, &b->cap, b->len + len, 1);
-	if (len)
-		memcpy(b->p + b->len, data, len);
+	char *p = b->p;
+
+	if (b->len + len > 1UL << 30)
+		die("too large");
+	if (!p || b->len + len > b->cap) {
+		b->cap = 2 * (b->len + len) + 64;
+		p = realloc(p, b->cap);
+		if (!p)
+			die("out of memory");
+		b->p = p;
+	}
+	memcpy(b->p + b->len, data, len);
 	b->len += len;
 }
 
 /* Adds a string to a table of strings, returns its offset. */
-__attribute__((format(printf, 2, 3))) static uint32_t append_name(struct buf *b, const char *fmt,
-								  ...)
+static uint32_t append_name(struct buf *b, const char *prefix, const char *name, const char *suffix)
 {
-	char name[KSYM_NAME_LEN + 64];
 	size_t at = b->len;
-	va_list args;
-	int len;
 
-	va_start(args, fmt);
-	len = vsnprintf(name, sizeof(name), fmt, args);
-	va_end(args);
-	if (len < 0 || (size_t)len >= sizeof(name))
-		die("a name is too long");
-	append(b, name, len + 1);
+	append(b, prefix, strlen(prefix));
+	append(b, name, strlen(name));
+	append(b, suffix, strlen(suffix) + 1);
 	return at;
 }
 
@@ -136,25 +131,17 @@ static int compare(const void *a, const void *b)
 
 static bool has(const struct names *names, const char *name)
 {
-	return names->n && bsearch(&name, names->v, names->n, sizeof(*names->v), compare);
+	return names->v && bsearch(&name, names->v, names->n, sizeof(*names->v), compare);
 }
 
-static void add_name(struct names *names, char *name)
-{
-	names->v = grow(names->v, &names->cap, names->n + 1, sizeof(*names->v));
-	names->v[names->n++] = name;
-}
-
-/* The contents end with a NUL that isn't counted. */
 static struct buf read_file(const char *path)
 {
 	struct buf b = {0};
 	char part[65536];
 	size_t len;
-	FILE *f;
+	FILE *f = fopen(path, "rb");
 
 	subject = path;
-	f = fopen(path, "rb");
 	if (!f)
 		die("%s", strerror(errno));
 	while ((len = fread(part, 1, sizeof(part), f)) > 0)
@@ -162,42 +149,51 @@ static struct buf read_file(const char *path)
 	if (ferror(f))
 		die("%s", strerror(errno));
 	fclose(f);
-	append(&b, "", 1);
-	b.len--;
 	return b;
+}
+
+/* Also makes room for a name a line. */
+static char *read_text(struct names *names, const char *path)
+{
+	struct buf *text = &names->text;
+	size_t i, lines = 1;
+
+	*text = read_file(path);
+	append(text, "", 1);
+	if (strlen(text->p) != text->len - 1)
+		die("not a text");
+	for (i = 0; i < text->len; i++)
+		lines += text->p[i] == '\n';
+	names->v = zalloc(lines, sizeof(*names->v));
+	return text->p;
 }
 
 /* A name a line, and comments. */
 static void read_symbols(struct names *names, const char *path)
 {
-	static const char letters[] =
-		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789";
-	struct buf b = read_file(path);
-	char *line, *name, *rest = b.p;
+	char *line, *name, *rest = read_text(names, path);
 	size_t len;
 	int n = 0;
 
 	while ((line = strsep(&rest, "\n"))) {
 		n++;
 		line[strcspn(line, "#")] = '\0';
-		name = line + strspn(line, " \t");
+		name = line + strspn(line, " \t\r");
 		if (!*name)
 			continue;
-		len = strspn(name, letters);
-		if (len >= KSYM_NAME_LEN || name[len + strspn(name + len, " \t")])
-			die("line %d isn't the name of a symbol", n);
+		len = strcspn(name, " \t\r");
+		if (len >= KSYM_NAME_LEN || name[len + strspn(name + len, " \t\r")])
+			die("line %d isn't one name", n);
 		name[len] = '\0';
-		add_name(names, name);
+		names->v[names->n++] = name;
 	}
-	if (names->n)
-		qsort(names->v, names->n, sizeof(*names->v), compare);
+	qsort(names->v, names->n, sizeof(*names->v), compare);
 }
 
 /* Each line is: CRC, name, module, kind of export, namespace, with tabs between them. */
 static void read_symvers(struct names *names, const char *path)
 {
-	struct buf b = read_file(path);
-	char *line, *name, *rest = b.p;
+	char *line, *name, *rest = read_text(names, path);
 
 	while ((line = strsep(&rest, "\n"))) {
 		if (!*line)
@@ -206,7 +202,7 @@ static void read_symvers(struct names *names, const char *path)
 		name = strsep(&line, "\t");
 		if (!name || !*name || !line)
 			die("not a Module.symvers");
-		add_name(names, name);
+		names->v[names->n++] = name;
 	}
 	if (!names->n)
 		die("not a Module.symvers");
@@ -248,6 +244,16 @@ static const char *section_name(const struct elf *e, const Elf64_Shdr *sh)
 	return string(e, &e->sh[e->shstrndx], sh->sh_name);
 }
 
+static Elf64_Shdr *find_section(const struct elf *e, const char *name)
+{
+	size_t i;
+
+	for (i = 1; i < e->shnum; i++)
+		if (!strcmp(section_name(e, &e->sh[i]), name))
+			return &e->sh[i];
+	return NULL;
+}
+
 static const char *symbol_name(const struct elf *e, size_t i)
 {
 	return string(e, &e->sh[e->sh[e->symndx].sh_link], e->sym[i].st_name);
@@ -256,7 +262,6 @@ static const char *symbol_name(const struct elf *e, size_t i)
 static void parse_header(struct elf *e)
 {
 	const Elf64_Ehdr *eh = (void *)e->file.p;
-	size_t cap = 0;
 
 	if (e->file.len < sizeof(*eh) || memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0)
 		die("not an ELF file");
@@ -270,69 +275,50 @@ static void parse_header(struct elf *e)
 		die("damaged: the number of sections is wrong");
 	e->shnum = eh->e_shnum;
 	e->shstrndx = eh->e_shstrndx;
-	e->sh = grow(NULL, &cap, 2 * e->shnum, sizeof(*e->sh));
+	e->sh = zalloc(2 * e->shnum, sizeof(*e->sh));
 	memcpy(e->sh, e->file.p + eh->e_shoff, e->shnum * sizeof(*e->sh));
 }
 
 static void find_symbols(struct elf *e)
 {
-	size_t i, cap = 0;
-
-	for (i = 1; i < e->shnum; i++) {
-		if (e->sh[i].sh_type != SHT_SYMTAB)
-			continue;
-		if (e->symndx)
-			die("damaged: it has two symbol tables");
-		e->symndx = i;
-	}
-	if (!e->symndx)
-		die("it has no symbol table");
-	if (e->sh[e->symndx].sh_link >= e->shnum)
-		die("damaged: the symbol table has no names");
-	e->sym = array(e, &e->sh[e->symndx], sizeof(*e->sym), &e->nsym);
-	e->klp = grow(NULL, &cap, e->nsym, sizeof(*e->klp));
-	memset(e->klp, 0, e->nsym * sizeof(*e->klp));
-}
-
-/* The kernel takes such symbols from a module only that says it is a live patch. */
-static bool is_livepatch(const struct elf *e)
-{
-	static const char tag[] = "livepatch=Y";
-	const char *p, *end;
 	size_t i;
 
-	for (i = 1; i < e->shnum; i++) {
-		if (strcmp(section_name(e, &e->sh[i]), ".modinfo") != 0)
-			continue;
-		p = contents(e, &e->sh[i]);
-		for (end = p + e->sh[i].sh_size; p < end; p += strnlen(p, end - p) + 1)
-			if ((size_t)(end - p) >= sizeof(tag) && !memcmp(p, tag, sizeof(tag)))
-				return true;
-	}
-	return false;
+	for (i = 1; i < e->shnum && e->sh[i].sh_type != SHT_SYMTAB; i++)
+		;
+	if (i >= e->shnum)
+		die("it has no symbol table");
+	if (e->sh[i].sh_link >= e->shnum || e->sh[i].sh_link == e->shstrndx)
+		die("its symbol table has no table of names of its own");
+	e->symndx = i;
+	e->sym = array(e, &e->sh[i], sizeof(*e->sym), &e->nsym);
+	e->klp = zalloc(e->nsym, sizeof(*e->klp));
+}
+
+/* Only of a module that says so the kernel takes such symbols. */
+static bool is_livepatch(const struct elf *e)
+{
+	const Elf64_Shdr *sh = find_section(e, ".modinfo");
+
+	return sh && memmem(contents(e, sh), sh->sh_size, "livepatch=Y", sizeof("livepatch=Y"));
 }
 
 /* Which undefined symbols are to be converted? Returns how many can't be used. */
-static int choose_symbols(struct elf *e, const struct names *listed, const struct names *exported)
+static int choose_symbols(struct elf *e)
 {
 	const char *name;
 	int bad = 0;
 	size_t i;
 
-	for (i = 1; i < e->nsym; i++) {
-		if (e->sym[i].st_shndx != SHN_UNDEF)
-			continue;
+	for (i = 1; i < e->nsym && bad < 100; i++) {
 		name = symbol_name(e, i);
-		if (has(exported, name))
+		if (e->sym[i].st_shndx != SHN_UNDEF || has(&exported, name))
 			continue;
-		if (has(listed, name)) {
+		if (has(&listed, name)) {
 			e->klp[i] = true;
 			e->nklp++;
-		} else if (exported->n && ELF64_ST_BIND(e->sym[i].st_info) == STB_GLOBAL) {
-			fprintf(stderr,
-				"klp_link: the kernel doesn't export %s: "
-				"kmod/compat/symbols: add %s or don't use it\n",
-				name, name);
+		} else if (exported.n && ELF64_ST_BIND(e->sym[i].st_info) == STB_GLOBAL) {
+			fprintf(stderr, "klp_link: not exported by the kernel: "
+				"kmod/compat/symbols: add %s or don't use it\n", name);
 			bad++;
 		}
 	}
@@ -341,37 +327,34 @@ static int choose_symbols(struct elf *e, const struct names *listed, const struc
 
 /* ---- conversion ---- */
 
-static void align_tail(struct elf *e)
+/* Puts contents behind the old file and returns where. */
+static uint64_t put(struct elf *e, const void *data, size_t len)
 {
-	append(&e->tail, "\0\0\0\0\0\0\0", -(e->tail_at + e->tail.len) % 8);
+	append(&e->tail, "\0\0\0\0\0\0\0", -(e->file.len + e->tail.len) % 8);
+	append(&e->tail, data, len);
+	return e->file.len + e->tail.len - len;
 }
 
-/* Puts new contents behind the old ones. */
 static void replace(struct elf *e, Elf64_Shdr *sh, const struct buf *b)
 {
-	align_tail(e);
-	sh->sh_offset = e->tail_at + e->tail.len;
+	sh->sh_offset = put(e, b->p, b->len);
 	sh->sh_size = b->len;
-	append(&e->tail, b->p, b->len);
 }
 
 static void rename_symbols(struct elf *e)
 {
 	Elf64_Shdr *table = &e->sh[e->sh[e->symndx].sh_link];
-	struct buf strings = {0};
-	const char *name;
+	static struct buf strings;
 	size_t i;
 
 	append(&strings, contents(e, table), table->sh_size);
 	for (i = 1; i < e->nsym; i++) {
 		if (!e->klp[i])
 			continue;
-		name = symbol_name(e, i);
-		e->sym[i].st_name = append_name(&strings, ".klp.sym.vmlinux.%s,0", name);
+		e->sym[i].st_name = append_name(&strings, ".klp.sym.vmlinux.", symbol_name(e, i), ",0");
 		e->sym[i].st_shndx = SHN_LIVEPATCH;
 	}
 	replace(e, table, &strings);
-	free(strings.p);
 }
 
 /* Takes those relocations out of a section that are for live patch symbols. */
@@ -389,10 +372,12 @@ static void split_relocations(const struct elf *e, Elf64_Shdr *sh, struct buf *k
 		else
 			rela[kept++] = rela[i];
 	}
+	if (n && !kept)
+		rela[kept++] = (Elf64_Rela){.r_info = ELF64_R_INFO(0, R_X86_64_NONE)};
 	sh->sh_size = kept * sizeof(*rela);
 }
 
-/* Only what is loaded is relocated by the kernel; the rest, debug information, stays as it is. */
+/* The kernel relocates only what is loaded. */
 static bool is_relocated(const struct elf *e, const Elf64_Shdr *sh)
 {
 	if (sh->sh_type != SHT_RELA && sh->sh_type != SHT_REL)
@@ -409,7 +394,7 @@ static bool is_relocated(const struct elf *e, const Elf64_Shdr *sh)
 static void move_relocations(struct elf *e)
 {
 	size_t i, old = e->shnum, total = 0;
-	struct buf klp = {0}, names = {0};
+	static struct buf klp, names;
 	Elf64_Shdr *new, *table = &e->sh[e->shstrndx];
 
 	append(&names, contents(e, table), table->sh_size);
@@ -426,51 +411,45 @@ static void move_relocations(struct elf *e)
 			continue;
 		new = &e->sh[e->shnum++];
 		*new = e->sh[i];
-		new->sh_name = append_name(&names, ".klp.rela.vmlinux.%s",
-					   section_name(e, &e->sh[e->sh[i].sh_info]));
+		new->sh_name = append_name(&names, ".klp.rela.vmlinux.",
+					   section_name(e, &e->sh[e->sh[i].sh_info]), "");
 		new->sh_flags |= SHF_ALLOC | SHF_RELA_LIVEPATCH;
 		replace(e, new, &klp);
 	}
 	replace(e, table, &names);
-	free(names.p);
-	free(klp.p);
 }
 
 /*
  * kmod/Makefile tells modpost that the listed names were exported, with a checksum of 0, since it
  * would warn of each otherwise. That leaves entries of which the kernel and depmod know nothing.
  */
-static void drop_versions(struct elf *e, const struct names *listed, const struct names *exported)
+static void drop_versions(struct elf *e)
 {
+	Elf64_Shdr *sh = find_section(e, "__versions");
+	size_t i, n, kept = 0;
 	struct version *v;
-	size_t i, k, n, kept;
 
-	for (i = 1; i < e->shnum; i++) {
-		if (strcmp(section_name(e, &e->sh[i]), "__versions") != 0)
-			continue;
-		v = array(e, &e->sh[i], sizeof(*v), &n);
-		for (k = kept = 0; k < n; k++) {
-			if (!memchr(v[k].name, '\0', sizeof(v[k].name)))
-				die("damaged: a version has no name");
-			if (!has(listed, v[k].name) || has(exported, v[k].name))
-				v[kept++] = v[k];
-		}
-		e->sh[i].sh_size = kept * sizeof(*v);
+	if (!sh)
+		return;
+	v = array(e, sh, sizeof(*v), &n);
+	for (i = 0; i < n; i++) {
+		if (!memchr(v[i].name, '\0', sizeof(v[i].name)))
+			die("damaged: a version has no name");
+		if (!has(&listed, v[i].name) || has(&exported, v[i].name))
+			v[kept++] = v[i];
 	}
+	sh->sh_size = kept * sizeof(*v);
 }
 
-static void convert(struct elf *e, const struct names *listed, const struct names *exported)
+static void convert(struct elf *e)
 {
 	Elf64_Ehdr *eh = (void *)e->file.p;
 
-	e->tail_at = e->file.len;
-	drop_versions(e, listed, exported);
+	drop_versions(e);
 	move_relocations(e);
 	rename_symbols(e);
-	align_tail(e);
-	eh->e_shoff = e->tail_at + e->tail.len;
+	eh->e_shoff = put(e, e->sh, e->shnum * sizeof(*e->sh));
 	eh->e_shnum = e->shnum;
-	append(&e->tail, e->sh, e->shnum * sizeof(*e->sh));
 }
 
 /* Written aside, so that no half of a module is ever found under the name. */
@@ -496,8 +475,7 @@ static void write_file(const struct elf *e, const char *path)
 
 int main(int argc, char **argv)
 {
-	struct names listed = {0}, exported = {0};
-	struct elf e = {0};
+	static struct elf e;
 
 	if (argc != 4 && argc != 5) {
 		fprintf(stderr, "usage: klp_link IN.ko OUT.ko SYMBOLS [Module.symvers]\n");
@@ -509,11 +487,13 @@ int main(int argc, char **argv)
 	e.file = read_file(argv[1]);
 	parse_header(&e);
 	find_symbols(&e);
-	if (choose_symbols(&e, &listed, &exported))
+	if (find_section(&e, ".debug_info"))
+		die("it has debug information: strip -g it first");
+	if (choose_symbols(&e) > 0)
 		return 1;
 	if (e.nklp && !is_livepatch(&e))
-		die("it uses symbols that the kernel doesn't export, but has no MODULE_INFO(livepatch, \"Y\")");
-	convert(&e, &listed, &exported);
+		die("it needs a MODULE_INFO(livepatch, \"Y\")");
+	convert(&e);
 	write_file(&e, argv[2]);
 	return 0;
 }
