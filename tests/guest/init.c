@@ -25,11 +25,13 @@
 #include "log.h"
 #include "proc.h"
 
-extern const struct test basic_tests[], cost_tests[], handover_tests[], self_tests[];
+extern const struct test self_tests[], basic_tests[], errno_tests[];
+extern const struct test handover_tests[], cost_tests[];
 
 static const struct test *const subjects[] = {
 	self_tests,
 	basic_tests,
+	errno_tests,
 	handover_tests,
 	cost_tests,
 };

@@ -25,7 +25,7 @@ fi
 fetch_kernel zram
 
 if [ -n "$module" ]; then
-	built_for=$(sed -zn 's/^vermagic=\([^ ]*\).*/\1/p' "$module")
+	built_for=$(sed -zn 's/^vermagic=\([^ ]*\).*/\1/p' "$module" | tr -d '\0')
 	[ "$built_for" = "$(cat "$kernel/version")" ] ||
 		skip_all "$module is for kernel $built_for, the guest has $(cat "$kernel/version")"
 fi

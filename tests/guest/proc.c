@@ -40,6 +40,30 @@ ssize_t proc_read(pid_t pid, const char *name, char *buf, size_t n)
 	return (ssize_t)have;
 }
 
+int file_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+uint64_t file_number(const char *path)
+{
+	char buf[64] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
+	close(fd);
+	return strtoull(buf, NULL, 10);
+}
+
 static uint64_t field_kb(pid_t pid, const char *file, const char *field)
 {
 	char buf[16384], *line, *save;

@@ -10,6 +10,10 @@
 
 /* /proc/@pid/@name, or /proc/@name with no pid; bytes read, ended by a 0, or -errno. */
 ssize_t proc_read(pid_t pid, const char *name, char *buf, size_t n);
+/* Write a text to a file, as echo does; 0 or -errno. */
+int file_write(const char *path, const char *text);
+/* The first number in a file; the test fails if there is none. */
+uint64_t file_number(const char *path);
 /* KiB of a line of /proc/@pid/status: "RssAnon", "VmSwap", "VmPTE". */
 uint64_t status_kb(pid_t pid, const char *field);
 /* KiB of a line of /proc/meminfo. */

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* The harness' own: tests that fail, each in another way. selftest.sh asks for them by name. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -11,15 +10,6 @@
 #include "lib/uffd_abi.h"
 #include "peer.h"
 #include "proc.h"
-
-static void write_to(const char *path, const char *text, size_t n)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	check_call(fd);
-	check_call(write(fd, text, n));
-	close(fd);
-}
 
 static void fails(void)
 {
@@ -53,25 +43,25 @@ static void hangs(void)
 
 static void kernel_bad_page(void)
 {
-	write_to("/dev/kmsg", "<1>BUG: Bad page state in process x\n", 36);
+	check_is(file_write("/dev/kmsg", "<1>BUG: Bad page state in process x\n"), 0);
 }
 
 static void kernel_panics(void)
 {
-	write_to("/proc/sysrq-trigger", "c", 1);
+	check_is(file_write("/proc/sysrq-trigger", "c"), 0);
 }
 
 static void guest_ends(void)
 {
-	write_to("/proc/sysrq-trigger", "o", 1);
+	check_is(file_write("/proc/sysrq-trigger", "o"), 0);
 	nap_ms(20000);
 }
 
 /* A kernel that stays where it panicked. */
 static void guest_hangs(void)
 {
-	write_to("/proc/sys/kernel/panic", "0", 1);
-	write_to("/proc/sysrq-trigger", "c", 1);
+	check_is(file_write("/proc/sys/kernel/panic", "0"), 0);
+	check_is(file_write("/proc/sysrq-trigger", "c"), 0);
 }
 
 static void skips(void)
