@@ -4,7 +4,8 @@
 # make demo       the main job, on a fresh machine: installs what is missing, then shows it
 # make check      the tests, on a fresh machine: installs what is missing, then runs all
 # make check-debug  the same under sanitizers, then the analyzers
-# make kmod       the kernel module build/kmod/pageferry.ko, for KDIR or as scripts/kmod-headers says
+# make kmod       the kernel module build/kmod/pageferry.ko, for KDIR or as scripts/kmod-headers says;
+#                 PARK=1: the one of tests/guest/park.sh, build/kmod/park/pageferry.ko
 # make install    with DESTDIR and PREFIX
 
 VERSION := $(shell cat VERSION)
@@ -105,7 +106,7 @@ demo check check-debug:
 kmod:
 	@scripts/install-deps $@
 	@kdir=$$(scripts/kmod-headers) && $(MAKE) --no-print-directory -C kmod \
-		B='$(abspath $(B))/kmod' KDIR="$$kdir" V='$(V)' WERROR='$(WERROR)'
+		B='$(abspath $(B))/kmod$(if $(PARK),/park)' PARK='$(PARK)' KDIR="$$kdir" V='$(V)' WERROR='$(WERROR)'
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \

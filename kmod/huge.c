@@ -9,6 +9,7 @@
 
 #include "compat/compat.h"
 #include "move.h"
+#include "park.h"
 #include "trace.h"
 
 /* The folio at @src_pmd, locked and with a reference of ours; NULL: op->stop says why not. */
@@ -28,7 +29,7 @@ static struct folio *pf_huge_folio(struct pf_op *op, pmd_t *src_pmd)
 	if (pmd_trans_huge(pmd) && !is_huge_zero_pmd(pmd)) {
 		folio = pmd_folio(pmd);
 		if (!folio_test_anon(folio) || !PageAnonExclusive(pmd_page(pmd)) ||
-		    folio_maybe_dma_pinned(folio)) {
+		    (folio_maybe_dma_pinned(folio) && !pf_skips_early())) {
 			trace_pageferry_refuse(op->src.mm, op->src.addr, -EBUSY, "huge");
 			pf_fail(op, -EBUSY);
 			folio = NULL;
@@ -75,11 +76,13 @@ static bool pf_commit_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, str
 		return pf_stop(op, PF_STOP_RETRY);
 	if (!PageAnonExclusive(&folio->page))
 		return pf_fail(op, -EBUSY);
-	if (pf_is_in_use(folio))
+	if (pf_is_in_use(folio) && !pf_skips_early())
 		return pf_stop(op, PF_STOP_IN_USE);
+	pf_park_before_clear();
 	was = pmdp_huge_clear_flush(op->src.vma, op->src.addr, src_pmd);
 	trace_pageferry_flush(op->src.mm, op->src.addr, HPAGE_PMD_SIZE, 1);
-	if (!pf_is_in_use(folio)) {
+	pf_park_after_clear();
+	if (!pf_is_in_use(folio) || pf_skips_recheck()) {
 		*isolated = pf_memcg_differs(op, folio) && pf_memcg_take(op, folio);
 		if (*isolated || !pf_memcg_differs(op, folio)) {
 			pf_install_huge(op, dst_pmd, src_pmd, folio);
@@ -87,6 +90,7 @@ static bool pf_commit_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, str
 		}
 	}
 	set_pmd_at(op->src.mm, op->src.addr, src_pmd, was);
+	pf_count_put_back(HPAGE_PMD_NR);
 	return pf_stop(op, PF_STOP_IN_USE);
 }
 

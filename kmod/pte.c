@@ -17,6 +17,7 @@
 
 #include "compat/compat.h"
 #include "move.h"
+#include "park.h"
 #include "trace.h"
 
 /* ---- collect, under the source's table lock */
@@ -48,7 +49,7 @@ static bool pf_collect_folio(struct pf_op *op, struct pf_slot *slot, unsigned lo
 	folio = page_folio(page);
 	if (!PageAnonExclusive(page))
 		return pf_refuse(op, -EBUSY, "shared");
-	if (folio_maybe_dma_pinned(folio))
+	if (folio_maybe_dma_pinned(folio) && !pf_skips_early())
 		return pf_refuse(op, -EBUSY, "pinned");
 	if (folio_test_large(folio))
 		return pf_stop_at(op, PF_STOP_SPLIT, folio);
@@ -59,7 +60,7 @@ static bool pf_collect_folio(struct pf_op *op, struct pf_slot *slot, unsigned lo
 		op->stop = PF_STOP_RETRY;
 	else if (folio_test_writeback(folio) && pf_memcg_differs(op, folio))
 		pf_stop_at(op, PF_STOP_LOCKED, folio);
-	else if (pf_is_in_use(folio))
+	else if (pf_is_in_use(folio) && !pf_skips_early())
 		op->stop = PF_STOP_IN_USE;
 	else
 		slot->folio = folio;
@@ -229,7 +230,7 @@ static unsigned int pf_recheck(struct pf_op *op, unsigned int n)
 
 		if (!slot->folio)
 			continue;
-		if (pf_is_in_use(slot->folio)) {
+		if (pf_is_in_use(slot->folio) && !pf_skips_recheck()) {
 			pf_stop(op, PF_STOP_IN_USE);
 			return i;
 		}
@@ -252,9 +253,12 @@ static unsigned int pf_commit(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, 
 	if (!pf_map_both(op, &t, dst_pmd, src_pmd))
 		return pf_stop(op, PF_STOP_RETRY);
 	same = pf_verify(op, &t, n);
+	pf_park_before_clear();
 	pf_clear(op, &t, same);
+	pf_park_after_clear();
 	done = pf_recheck(op, same);
 	pf_put_back(op, &t, done, same);
+	pf_count_put_back(same - done);
 	pf_install(op, &t, done);
 	pf_unmap_both(&t);
 	return done;
