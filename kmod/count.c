@@ -15,16 +15,18 @@ static const struct {
 	{ -EEXIST, "EEXIST" },	  { -ENOENT, "ENOENT" }, { -ENOMEM, "ENOMEM" },
 	{ -EINVAL, "EINVAL" },	  { -EPERM, "EPERM" },	 { -EBADF, "EBADF" },
 	{ -ESRCH, "ESRCH" },	  { -E2BIG, "E2BIG" },	 { -EFAULT, "EFAULT" },
-	{ -EINTR, "EINTR" },	  { -ENOTTY, "ENOTTY" },
+	{ -EINTR, "EINTR" },	  { -ENOTTY, "ENOTTY" }, { 1, "other" },
 };
 
 static atomic64_t pf_counts[ARRAY_SIZE(pf_names)];
 
 void pf_count(int error)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(pf_names); i++)
-		if (pf_names[i].error == error)
-			atomic64_inc(&pf_counts[i]);
+	size_t i = 0;
+
+	while (i < ARRAY_SIZE(pf_names) - 1 && pf_names[i].error != error)
+		i++;
+	atomic64_inc(&pf_counts[i]);
 }
 
 static ssize_t answers_show(struct device *dev, struct device_attribute *attr, char *buf)

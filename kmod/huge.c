@@ -12,35 +12,30 @@
 #include "park.h"
 #include "trace.h"
 
-/* The folio at @src_pmd, locked and with a reference of ours; NULL: op->stop says why not. */
-static struct folio *pf_huge_folio(struct pf_op *op, pmd_t *src_pmd)
+static bool pf_refuse_huge(struct pf_op *op, const char *why)
 {
-	spinlock_t *ptl = pmd_lock(op->src.mm, src_pmd);
-	struct folio *folio = NULL;
-	pmd_t pmd = *src_pmd;
+	trace_pageferry_refuse(op->src.mm, op->src.addr, -EBUSY, why);
+	return pf_fail(op, -EBUSY);
+}
 
-	if (is_pmd_migration_entry(pmd)) {
-		spin_unlock(ptl);
-		pmd_migration_entry_wait(op->src.mm, src_pmd);
-		pf_stop(op, PF_STOP_RETRY);
-		return NULL;
+/* Only tried, under a spinlock: whoever waited for it would do so with a reference, which is in the way
+ * of others who want to split it. */
+static bool pf_lock_huge(struct pf_op *op, struct folio *folio)
+{
+	if (!folio_test_anon(folio) || !PageAnonExclusive(&folio->page))
+		return pf_refuse_huge(op, "shared");
+	if (!folio_trylock(folio))
+		return pf_stop(op, PF_STOP_BUSY);
+	if (pf_is_in_use(folio) && !pf_skips_early()) {
+		if (folio_maybe_dma_pinned(folio))
+			pf_refuse_huge(op, "pinned");
+		else
+			pf_stop(op, PF_STOP_IN_USE);
+	} else if (!pf_memcg_differs(op, folio) || pf_memcg_ready(op, folio)) {
+		return true;
 	}
-	pf_stop(op, PF_STOP_RETRY);
-	if (pmd_trans_huge(pmd) && !is_huge_zero_pmd(pmd)) {
-		folio = pmd_folio(pmd);
-		if (!folio_test_anon(folio) || !PageAnonExclusive(pmd_page(pmd)) ||
-		    (folio_maybe_dma_pinned(folio) && !pf_skips_early())) {
-			trace_pageferry_refuse(op->src.mm, op->src.addr, -EBUSY, "huge");
-			pf_fail(op, -EBUSY);
-			folio = NULL;
-		}
-	}
-	if (folio)
-		folio_get(folio);
-	spin_unlock(ptl);
-	if (folio)
-		folio_lock(folio);
-	return folio;
+	folio_unlock(folio);
+	return false;
 }
 
 static pmd_t pf_moved_pmd(struct vm_area_struct *vma, struct folio *folio)
@@ -56,95 +51,69 @@ static void pf_install_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, st
 {
 	pgtable_t table = pgtable_trans_huge_withdraw(op->src.mm, src_pmd);
 
-	folio_move_anon_rmap(folio, op->dst.vma);
-	folio->index = linear_page_index(op->dst.vma, op->dst.addr);
+	pf_set_rmap(folio, op->dst.vma, linear_page_index(op->dst.vma, op->dst.addr));
 	pgtable_trans_huge_deposit(op->dst.mm, dst_pmd, table);
 	set_pmd_at(op->dst.mm, op->dst.addr, dst_pmd, pf_moved_pmd(op->dst.vma, folio));
 	mm_dec_nr_ptes(op->src.mm);
 	mm_inc_nr_ptes(op->dst.mm);
-	add_mm_counter(op->src.mm, MM_ANONPAGES, -HPAGE_PMD_NR);
-	add_mm_counter(op->dst.mm, MM_ANONPAGES, HPAGE_PMD_NR);
+	op->anon_pages += HPAGE_PMD_NR;
 }
 
-/* Under both locks: clear, flush, look again, install or put back. */
-static bool pf_commit_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, struct folio *folio,
-			   bool *isolated)
+/* Clear, flush, look again, install or put back. */
+static bool pf_move_locked(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, struct folio *folio)
 {
 	pmd_t was;
 
-	if (!pmd_none(*dst_pmd) || !pmd_trans_huge(*src_pmd) || pmd_folio(*src_pmd) != folio)
-		return pf_stop(op, PF_STOP_RETRY);
-	if (!PageAnonExclusive(&folio->page))
-		return pf_fail(op, -EBUSY);
-	if (pf_is_in_use(folio) && !pf_skips_early())
-		return pf_stop(op, PF_STOP_IN_USE);
 	pf_park_before_clear();
 	was = pmdp_huge_clear_flush(op->src.vma, op->src.addr, src_pmd);
 	trace_pageferry_flush(op->src.mm, op->src.addr, HPAGE_PMD_SIZE, 1);
 	pf_park_after_clear();
-	if (!pf_is_in_use(folio) || pf_skips_recheck()) {
-		*isolated = pf_memcg_differs(op, folio) && pf_memcg_take(op, folio);
-		if (*isolated || !pf_memcg_differs(op, folio)) {
-			pf_install_huge(op, dst_pmd, src_pmd, folio);
-			return true;
-		}
+	if ((!pf_is_in_use(folio) || pf_skips_recheck()) &&
+	    (!pf_memcg_differs(op, folio) || pf_memcg_take(op, folio))) {
+		pf_install_huge(op, dst_pmd, src_pmd, folio);
+		return true;
 	}
 	set_pmd_at(op->src.mm, op->src.addr, src_pmd, was);
 	pf_count_put_back(HPAGE_PMD_NR);
 	return pf_stop(op, PF_STOP_IN_USE);
 }
 
-static bool pf_huge_is_charged(struct pf_op *op, struct folio *folio)
+static bool pf_move_pmd(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 {
-	if (!pf_memcg_differs(op, folio) || op->charged >= HPAGE_PMD_NR)
-		return true;
-	op->wanted = HPAGE_PMD_NR;
-	return pf_stop(op, PF_STOP_CHARGE);
-}
-
-static bool pf_move_huge_folio(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
-			       struct folio *folio, bool *isolated)
-{
-	spinlock_t *dst_ptl = pmd_lockptr(op->dst.mm, dst_pmd);
-	spinlock_t *src_ptl = pmd_lockptr(op->src.mm, src_pmd);
-	struct anon_vma *anon_vma;
+	struct folio *folio;
 	bool moved;
 
-	if (!pf_huge_is_charged(op, folio))
-		return false;
-	/* split_huge_page() walks it without the folio's lock. */
-	anon_vma = folio_get_anon_vma(folio);
-	if (!anon_vma)
+	if (is_pmd_migration_entry(*src_pmd))
+		return pf_stop(op, PF_STOP_MIGRATES);
+	if (!pmd_none(*dst_pmd) || !pmd_trans_huge(*src_pmd) || is_huge_zero_pmd(*src_pmd))
 		return pf_stop(op, PF_STOP_RETRY);
-	anon_vma_lock_write(anon_vma);
-	pf_lock_tables(dst_ptl, src_ptl);
-	moved = pf_commit_huge(op, dst_pmd, src_pmd, folio, isolated);
-	pf_unlock_tables(dst_ptl, src_ptl);
-	anon_vma_unlock_write(anon_vma);
-	put_anon_vma(anon_vma);
+	folio = pmd_folio(*src_pmd);
+	if (!pf_lock_huge(op, folio))
+		return false;
+	moved = pf_move_locked(op, dst_pmd, src_pmd, folio);
+	folio_unlock(folio);
 	return moved;
 }
 
 unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 {
+	spinlock_t *dst_ptl = pmd_lockptr(op->dst.mm, dst_pmd);
+	spinlock_t *src_ptl = pmd_lockptr(op->src.mm, src_pmd);
+	struct anon_vma *anon_vma = op->src.vma->anon_vma;
 	struct mmu_notifier_range range;
-	struct folio *folio = pf_huge_folio(op, src_pmd);
-	bool moved, isolated = false;
+	bool moved;
 
-	if (!folio)
-		return 0;
-	op->stop = PF_STOP_NONE;
+	if (!anon_vma)
+		return pf_stop(op, PF_STOP_RETRY);
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
 				op->src.addr + HPAGE_PMD_SIZE);
 	mmu_notifier_invalidate_range_start(&range);
-	moved = pf_move_huge_folio(op, dst_pmd, src_pmd, folio, &isolated);
+	/* split_huge_page() and folio_referenced() walk it without the folio's lock. */
+	anon_vma_lock_write(anon_vma);
+	pf_lock_tables(dst_ptl, src_ptl);
+	moved = pf_move_pmd(op, dst_pmd, src_pmd);
+	pf_unlock_tables(dst_ptl, src_ptl);
+	anon_vma_unlock_write(anon_vma);
 	mmu_notifier_invalidate_range_end(&range);
-	if (isolated)
-		folio_putback_lru(folio);
-	folio_unlock(folio);
-	/* Only now, without our lock and in its new cgroup, may it be queued to be split. */
-	if (isolated)
-		deferred_split_folio(folio, false);
-	folio_put(folio);
 	return moved ? HPAGE_PMD_NR : 0;
 }

@@ -41,37 +41,40 @@ static int pf_get_sides(struct pf_op *op, const struct pageferry_move *m)
 	return op->dst.mm == op->src.mm ? -EINVAL : 0;
 }
 
-static int pf_get_slots(struct pf_op *op)
+static int pf_get_room(struct pf_op *op)
 {
 	unsigned long pages = op->left / PAGE_SIZE;
 
-	op->nslots = min_t(unsigned long, pages, PTRS_PER_PTE);
-	op->slots = &op->one;
-	if (op->nslots > 1)
-		op->slots = kmalloc_array(op->nslots, sizeof(*op->slots), GFP_KERNEL);
-	return op->slots ? 0 : -ENOMEM;
+	op->nwas = min_t(unsigned long, pages, PTRS_PER_PTE);
+	op->was = op->few;
+	if (op->nwas > PF_FEW)
+		op->was = kmalloc_array(op->nwas, sizeof(*op->was), GFP_KERNEL);
+	return op->was ? 0 : -ENOMEM;
 }
 
 static int pf_ioctl_move(union pf_request *req)
 {
 	struct pageferry_move *m = &req->move;
-	struct pf_op op = { .left = m->len, .mode = m->mode };
+	struct pf_op op;
 	int err;
 
 	m->moved = 0;
 	err = pf_plan_check(m);
 	if (err)
 		return err;
+	memset(&op, 0, offsetof(struct pf_op, few));
+	op.left = m->len;
+	op.mode = m->mode;
 	err = pf_get_sides(&op, m);
 	if (!err)
-		err = pf_get_slots(&op);
+		err = pf_get_room(&op);
 	if (!err) {
-		op.memcg = get_mem_cgroup_from_mm(op.dst.mm);
+		pf_memcg_begin(&op);
 		err = pf_move(&op);
-		pf_memcg_settle(&op);
+		pf_memcg_end(&op);
 	}
-	if (op.slots != &op.one)
-		kfree(op.slots);
+	if (op.was != op.few)
+		kfree(op.was);
 	pf_side_put(&op.src);
 	pf_side_put(&op.dst);
 	m->moved = op.moved;

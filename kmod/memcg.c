@@ -14,34 +14,70 @@
 
 #ifdef CONFIG_MEMCG
 
-bool pf_memcg_differs(const struct pf_op *op, const struct folio *folio)
+/*
+ * To compare with, no more: no reference is needed for that, since whatever a page is charged to is there.
+ * It is had for what is really charged.
+ */
+void pf_memcg_begin(struct pf_op *op)
 {
-	return op->memcg && folio_memcg((struct folio *)folio) != op->memcg;
+	if (mem_cgroup_disabled())
+		return;
+	rcu_read_lock();
+	op->memcg = mem_cgroup_from_task(rcu_dereference(op->dst.mm->owner));
+	rcu_read_unlock();
+	if (!op->memcg)
+		op->memcg = root_mem_cgroup;
 }
 
-/* No OOM killer: to be refused is better than to have somebody killed for it. */
-int pf_memcg_charge(struct pf_op *op, unsigned int pages)
+bool pf_memcg_ready(struct pf_op *op, struct folio *folio)
+{
+	unsigned int nr = folio_nr_pages(folio);
+
+	/* Its end is told to the cgroup that it was begun in. */
+	if (folio_test_writeback(folio))
+		return pf_stop_at(op, PF_STOP_LOCKED, folio);
+	if (op->charged >= op->promised + nr) {
+		op->promised += nr;
+		return true;
+	}
+	op->wanted = nr;
+	return pf_stop(op, PF_STOP_CHARGE);
+}
+
+static int pf_try_charge(struct pf_op *op, unsigned int pages)
 {
 	int err = 0;
 
-	if (op->charged >= pages)
-		return 0;
-	pages -= op->charged;
-	if (!mem_cgroup_is_root(op->memcg))
-		err = try_charge_memcg(op->memcg, GFP_KERNEL | __GFP_NORETRY, pages);
+	/* No OOM killer: to be refused is better than to have somebody killed for it. */
+	if (!mem_cgroup_is_root(op->charging))
+		err = try_charge_memcg(op->charging, GFP_KERNEL | __GFP_NORETRY, pages);
 	if (!err)
 		op->charged += pages;
 	return err;
 }
 
-/* At the end of a call: what was charged and not needed, and the reference. */
-void pf_memcg_settle(struct pf_op *op)
+/* For a whole table's worth at once; or, where there is no room for that, for what is wanted now. */
+int pf_memcg_charge(struct pf_op *op)
 {
-	if (!op->memcg)
+	unsigned int many = min_t(unsigned long, op->left / PAGE_SIZE, PTRS_PER_PTE);
+
+	if (!op->charging) {
+		op->charging = get_mem_cgroup_from_mm(op->dst.mm);
+		op->memcg = op->charging;
+	}
+	if (many > op->wanted && !pf_try_charge(op, many))
+		return 0;
+	return pf_try_charge(op, op->wanted);
+}
+
+/* What was charged and not needed, and the reference. */
+void pf_memcg_end(struct pf_op *op)
+{
+	if (!op->charging)
 		return;
 	if (op->charged)
-		mem_cgroup_cancel_charge(op->memcg, op->charged);
-	mem_cgroup_put(op->memcg);
+		mem_cgroup_cancel_charge(op->charging, op->charged);
+	mem_cgroup_put(op->charging);
 }
 
 static void pf_mod_both(struct lruvec *from, struct lruvec *to, enum node_stat_item item, int nr)
@@ -67,35 +103,37 @@ static void pf_move_state(struct folio *folio, struct mem_cgroup *from, struct m
 
 /*
  * A huge page waits in its cgroup's queue to be split should memory be short. The shrinker takes a
- * reference to it from there, so the queue is left with the references frozen: two, or three with
- * the one of the isolation.
+ * reference to it from there, so the queue is left with the references frozen: the mapping's and that
+ * of the isolation. Returns whether it was queued; false in *ok: somebody has it just now.
  */
-static bool pf_leave_split_queue(struct folio *folio)
+static bool pf_leave_split_queue(struct folio *folio, bool *ok)
 {
-	int refs = folio_ref_count(folio);
-
+	*ok = true;
 	if (!folio_test_large(folio) || data_race(list_empty(&folio->_deferred_list)))
-		return true;
-	if (!folio_ref_freeze(folio, refs))
+		return false;
+	*ok = folio_ref_freeze(folio, 2);
+	if (!*ok)
 		return false;
 	__folio_unqueue_deferred_split(folio);
-	folio_ref_unfreeze(folio, refs);
+	folio_ref_unfreeze(folio, 2);
 	return true;
 }
 
 /*
  * The folio is locked, its entry is cleared, and both table locks are held, so it can't be mapped,
- * unmapped or written back meanwhile. It comes off the LRU list, which is its cgroup's, and the caller
- * puts it on the new one's. False: it isn't on the list, so somebody else has it.
+ * unmapped or written back meanwhile. It comes off the LRU list, which is its cgroup's, and goes onto
+ * the new one's. False: it isn't on the list, so somebody else has it.
  */
 bool pf_memcg_take(struct pf_op *op, struct folio *folio)
 {
-	struct mem_cgroup *from = folio_memcg(folio), *to = op->memcg;
+	struct mem_cgroup *from = folio_memcg(folio), *to = op->charging;
 	int nr = folio_nr_pages(folio);
+	bool queued, ok;
 
 	if (!folio_isolate_lru(folio))
 		return false;
-	if (!pf_leave_split_queue(folio)) {
+	queued = pf_leave_split_queue(folio, &ok);
+	if (!ok) {
 		folio_putback_lru(folio);
 		return false;
 	}
@@ -107,26 +145,16 @@ bool pf_memcg_take(struct pf_op *op, struct folio *folio)
 	op->charged -= nr;
 	mem_cgroup_cancel_charge(from, nr);
 	css_put(&from->css);
+	folio_putback_lru(folio);
+	if (queued)
+		deferred_split_folio(folio, false);
 	return true;
 }
 
-/* The swap slot's charge. 0 or -ENOMEM. Under both table locks, and the entry is ours alone. */
-int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
+static void pf_uncharge_swap(unsigned short id)
 {
-	struct mem_cgroup *to = op->memcg, *from;
-	struct page_counter *counter;
-	unsigned short id;
+	struct mem_cgroup *from;
 
-	id = to ? lookup_swap_cgroup_id(entry) : 0;
-	/* Not charged at all; or the receiver's cgroup is on its way out and can take none. */
-	if (!id || id == mem_cgroup_id(to) || !refcount_inc_not_zero(&to->id.ref))
-		return 0;
-	if (!mem_cgroup_is_root(to) && !page_counter_try_charge(&to->swap, 1, &counter)) {
-		mem_cgroup_id_put_many(to, 1);
-		return -ENOMEM;
-	}
-	swap_cgroup_record(entry, mem_cgroup_id(to), 1);
-	mod_memcg_state(to, MEMCG_SWAP, 1);
 	rcu_read_lock();
 	from = mem_cgroup_from_id(id);
 	if (from) {
@@ -136,33 +164,68 @@ int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
 		mem_cgroup_id_put_many(from, 1);
 	}
 	rcu_read_unlock();
+}
+
+static int pf_charge_swap(struct mem_cgroup *to, swp_entry_t entry)
+{
+	unsigned short id = lookup_swap_cgroup_id(entry);
+	struct page_counter *counter;
+
+	/* Not charged at all; or the receiver's cgroup is on its way out and can take none. */
+	if (!id || id == mem_cgroup_id(to) || !refcount_inc_not_zero(&to->id.ref))
+		return 0;
+	if (!mem_cgroup_is_root(to) && !page_counter_try_charge(&to->swap, 1, &counter)) {
+		mem_cgroup_id_put_many(to, 1);
+		return -ENOMEM;
+	}
+	swap_cgroup_record(entry, mem_cgroup_id(to), 1);
+	mod_memcg_state(to, MEMCG_SWAP, 1);
+	pf_uncharge_swap(id);
 	return 0;
+}
+
+/* The swap slot's charge. 0 or -ENOMEM. Under both table locks, and the entry is the source's alone. */
+int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
+{
+	struct mem_cgroup *to;
+	int err;
+
+	if (!op->memcg)
+		return 0;
+	to = get_mem_cgroup_from_mm(op->dst.mm);
+	err = pf_charge_swap(to, entry);
+	mem_cgroup_put(to);
+	return err;
 }
 
 #else
 
-bool pf_memcg_differs(const struct pf_op *op, const struct folio *folio)
+void pf_memcg_begin(struct pf_op *op)
 {
-	return false;
 }
 
-int pf_memcg_charge(struct pf_op *op, unsigned int pages)
+bool pf_memcg_ready(struct pf_op *op, struct folio *folio)
+{
+	return true;
+}
+
+int pf_memcg_charge(struct pf_op *op)
 {
 	return 0;
 }
 
-void pf_memcg_settle(struct pf_op *op)
-{
-}
-
 bool pf_memcg_take(struct pf_op *op, struct folio *folio)
 {
-	return false;
+	return true;
 }
 
 int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
 {
 	return 0;
+}
+
+void pf_memcg_end(struct pf_op *op)
+{
 }
 
 #endif

@@ -47,7 +47,7 @@ static bool pf_is_huge(pmd_t pmd)
 static unsigned int pf_do_step(struct pf_op *op, pmd_t **dst_pmd, pmd_t **src_pmd)
 {
 	struct pf_step step = pf_plan_step(op->dst.addr, op->src.addr, op->left);
-	unsigned int n = min_t(unsigned int, step.len / PAGE_SIZE, op->nslots);
+	unsigned int n = min_t(unsigned int, step.len / PAGE_SIZE, op->nwas);
 	pmd_t src = __pmd(0);
 
 	*src_pmd = pf_find_pmd(op->src.mm, op->src.addr);
@@ -115,6 +115,14 @@ static void pf_wait_for_folio(struct pf_op *op)
 	folio_unlock(op->folio);
 }
 
+static void pf_wait_for_migration(struct pf_op *op, pmd_t *src_pmd)
+{
+	if (is_pmd_migration_entry(pmdp_get_lockless(src_pmd)))
+		pmd_migration_entry_wait(op->src.mm, src_pmd);
+	else
+		migration_entry_wait(op->src.mm, src_pmd, op->src.addr);
+}
+
 static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 {
 	enum pf_stop stop = op->stop;
@@ -129,13 +137,13 @@ static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd
 		pf_split(op);
 		break;
 	case PF_STOP_MIGRATES:
-		migration_entry_wait(op->src.mm, src_pmd, op->src.addr);
+		pf_wait_for_migration(op, src_pmd);
 		break;
 	case PF_STOP_SWAPPED:
 		done = pf_move_swapped(op, dst_pmd, src_pmd);
 		break;
 	case PF_STOP_CHARGE:
-		if (pf_memcg_charge(op, op->wanted))
+		if (pf_memcg_charge(op))
 			pf_fail(op, -ENOMEM);
 		break;
 	case PF_STOP_ERROR:
@@ -149,8 +157,6 @@ static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd
 		op->stop = PF_STOP_NONE;
 		pf_drain(op);
 	}
-	if (op->stop == PF_STOP_MIGRATES)
-		migration_entry_wait(op->src.mm, src_pmd, op->src.addr);
 	return done;
 }
 
@@ -166,6 +172,16 @@ static void pf_advance(struct pf_op *op, unsigned int pages)
 	op->moved += len;
 }
 
+/* Once for many: each is a lock and a loop over all CPUs. The mm's are ours to use, so none can end. */
+static void pf_count_pages(struct pf_op *op)
+{
+	if (!op->anon_pages)
+		return;
+	add_mm_counter(op->src.mm, MM_ANONPAGES, -op->anon_pages);
+	add_mm_counter(op->dst.mm, MM_ANONPAGES, op->anon_pages);
+	op->anon_pages = 0;
+}
+
 /* 0 or -errno; locked. */
 static int pf_steps(struct pf_op *op)
 {
@@ -173,9 +189,9 @@ static int pf_steps(struct pf_op *op)
 
 	while (op->left) {
 		op->stop = PF_STOP_NONE;
+		op->promised = 0;
 		pf_advance(op, pf_do_step(op, &dst_pmd, &src_pmd));
-		/* What stopped a batch behind its first pages is met again at the next step's first page. */
-		if (op->stop != PF_STOP_NONE && op->left)
+		if (op->stop != PF_STOP_NONE)
 			pf_advance(op, pf_overcome(op, dst_pmd, src_pmd));
 		if (op->folio)
 			folio_put(op->folio);
@@ -203,6 +219,7 @@ int pf_move(struct pf_op *op)
 		if (err)
 			break;
 		err = pf_steps(op);
+		pf_count_pages(op);
 		pf_unlock(op);
 		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE))
 			pf_wake(op->dst.ctx, start, op->dst.addr - start);

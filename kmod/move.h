@@ -7,26 +7,23 @@
 #ifndef PAGEFERRY_MOVE_H
 #define PAGEFERRY_MOVE_H
 
+#include <linux/file.h>
 #include <linux/mm.h>
+#include <linux/rmap.h>
 #include <linux/pageferry.h>
 #include <linux/swap.h>
 
 struct userfaultfd_ctx;
 
+#define PF_FEW 16
+
 /* One of the two address spaces. */
 struct pf_side {
-	struct file *file; /* its userfaultfd; NULL: the caller's own memory */
+	struct fd file; /* its userfaultfd; empty: the caller's own memory */
 	struct userfaultfd_ctx *ctx;
 	struct mm_struct *mm;
 	struct vm_area_struct *vma; /* while locked */
 	unsigned long addr;	    /* of the next page */
-};
-
-/* A page that is on its way. */
-struct pf_slot {
-	struct folio *folio; /* locked, with a reference of ours; NULL: a hole or the zero page */
-	pte_t pte;	     /* what was found at the source */
-	bool isolated;	     /* from the LRU, for its charge to be moved */
 };
 
 /* Why a step could not go on: what has to be done without any spinlock before it is tried again. */
@@ -34,7 +31,8 @@ enum pf_stop {
 	PF_STOP_NONE,
 	PF_STOP_ERROR,	  /* nothing helps: see error */
 	PF_STOP_RETRY,	  /* something has changed: look again */
-	PF_STOP_LOCKED,	  /* a folio is locked by somebody else */
+	PF_STOP_LOCKED,	  /* a folio is locked by somebody else, or is being written out */
+	PF_STOP_BUSY,	  /* a huge page is: it isn't waited for, only looked at again */
 	PF_STOP_SPLIT,	  /* a large folio: split it */
 	PF_STOP_MIGRATES, /* its migration has to end first */
 	PF_STOP_SWAPPED,  /* a swap entry: swap.c moves it */
@@ -49,15 +47,18 @@ struct pf_op {
 	u32 mode;
 	bool mmap_locked; /* both mmap locks are held, instead of both VMA locks */
 	bool drained;	  /* per-CPU batches were drained for this call already */
-	struct mem_cgroup *memcg; /* the receiver's */
-	unsigned int charged;	  /* pages that are charged to it beforehand */
-	unsigned int wanted;	  /* CHARGE: how many pages are needed */
-	struct pf_slot *slots;
-	unsigned int nslots;
-	struct pf_slot one; /* slots of a call for one page */
+	struct mem_cgroup *memcg;   /* the receiver's */
+	struct mem_cgroup *charging; /* the same with a reference, once it is charged */
+	unsigned int charged;	    /* pages that are charged to it beforehand */
+	unsigned int promised;	    /* of those, for folios of this batch that are locked already */
+	unsigned int wanted;	    /* CHARGE: how many would do */
+	long anon_pages;	    /* that have moved and are not yet counted in either mm */
+	pte_t *was;		    /* the entries of a batch as they were found */
+	unsigned int nwas;
 	enum pf_stop stop;
 	int error;
 	struct folio *folio; /* LOCKED, SPLIT: which, with a reference of ours */
+	pte_t few[PF_FEW];   /* was, of a short call */
 };
 
 /* side.c */
@@ -79,6 +80,13 @@ static inline int pf_fail(struct pf_op *op, int error)
 	op->stop = PF_STOP_ERROR;
 	op->error = error;
 	return 0;
+}
+/* @folio: what it is about; with a reference, which pf_overcome() gives back. */
+static inline int pf_stop_at(struct pf_op *op, enum pf_stop stop, struct folio *folio)
+{
+	folio_get(folio);
+	op->folio = folio;
+	return pf_stop(op, stop);
 }
 
 /*
@@ -104,15 +112,49 @@ struct pf_tables {
 bool pf_map_both(struct pf_op *op, struct pf_tables *t, pmd_t *dst_pmd, pmd_t *src_pmd);
 void pf_unmap_both(struct pf_tables *t);
 
-/* refs.c */
-bool pf_is_in_use(const struct folio *folio);
+/*
+ * Is there any reference besides the mapping's own and the swap cache's? A pin, a page that was vmspliced
+ * into a pipe: after the move it would be a reference from another process, which is what "exclusive"
+ * excludes. The folio is locked, and mapped by one entry of the source, whose table is locked.
+ *
+ * Before the entry is cleared the answer is only a hint. Once it is cleared and flushed nobody can get
+ * at the page by way of the page table any more, lock-less pinning included: that one reads the entry
+ * again after it has taken its reference, and gives it back when the entry has changed.
+ */
+static inline bool pf_is_in_use(const struct folio *folio)
+{
+	int cache = folio_test_swapcache(folio) ? folio_nr_pages(folio) : 0;
+
+	return folio_ref_count(folio) != 1 + cache;
+}
+
+/*
+ * The locked folio is mapped at @index of @vma's anon_vma from now on. Both that and the mark that it is
+ * anonymous are one word, so that whoever looks without the lock sees neither alone.
+ */
+static inline void pf_set_rmap(struct folio *folio, struct vm_area_struct *vma, pgoff_t index)
+{
+	VM_WARN_ON_ONCE(!folio_test_locked(folio));
+	WRITE_ONCE(folio->mapping, (void *)vma->anon_vma + PAGE_MAPPING_ANON);
+	folio->index = index;
+}
 
 /* memcg.c */
-int pf_memcg_charge(struct pf_op *op, unsigned int pages);
-void pf_memcg_settle(struct pf_op *op);
-bool pf_memcg_differs(const struct pf_op *op, const struct folio *folio);
+static inline bool pf_memcg_differs(const struct pf_op *op, const struct folio *folio)
+{
+#ifdef CONFIG_MEMCG
+	return op->memcg && READ_ONCE(folio->memcg_data) != (unsigned long)op->memcg;
+#else
+	return false;
+#endif
+}
+void pf_memcg_begin(struct pf_op *op);
+/* Can it be taken, with what is charged? Else op->stop says what to do. The folio is locked. */
+bool pf_memcg_ready(struct pf_op *op, struct folio *folio);
+int pf_memcg_charge(struct pf_op *op);
 bool pf_memcg_take(struct pf_op *op, struct folio *folio);
 int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry);
+void pf_memcg_end(struct pf_op *op);
 
 /* wake.c */
 void pf_wake(struct userfaultfd_ctx *ctx, unsigned long start, unsigned long len);

@@ -3,9 +3,10 @@
  * Small pages, up to a whole page table of them at once.
  *
  * What makes a single page's move expensive is what many can share: the notifier call, the lock of the
- * anon_vma, the table locks, and above all the TLB flush with its interrupts. So a batch is collected
- * first, each folio locked and referenced; then all entries are cleared, flushed once, looked at again
- * and set at the other side. Whatever doesn't fit ends the batch before it.
+ * anon_vma, the table locks, and above all the TLB flush with its interrupts. So a batch is gone through
+ * four times with both tables locked: each entry is checked and its folio locked, all are cleared and
+ * flushed once, the references are looked at again, and the entries are set at the other side.
+ * Whatever doesn't fit ends the batch before it.
  */
 #include <linux/ksm.h>
 #include <linux/mm.h>
@@ -20,136 +21,78 @@
 #include "park.h"
 #include "trace.h"
 
-/* ---- collect, under the source's table lock */
-
-static bool pf_stop_at(struct pf_op *op, enum pf_stop stop, struct folio *folio)
-{
-	folio_get(folio);
-	if (op->folio)
-		folio_put(op->folio);
-	op->folio = folio;
-	return pf_stop(op, stop);
-}
-
 static bool pf_refuse(struct pf_op *op, int error, const char *why)
 {
 	trace_pageferry_refuse(op->src.mm, op->src.addr, error, why);
 	return pf_fail(op, error);
 }
 
-/* All folios of a batch hang on one anon_vma, so that one lock does for all. */
-static bool pf_collect_folio(struct pf_op *op, struct pf_slot *slot, unsigned long addr,
-			     struct folio *first)
+/* Neither a hole nor the zero page: there is a folio behind it. */
+static bool pf_has_folio(pte_t pte)
 {
-	struct page *page = vm_normal_page(op->src.vma, addr, slot->pte);
-	struct folio *folio;
+	return !pte_none(pte) && !is_zero_pfn(pte_pfn(pte));
+}
 
-	if (!page || !PageAnon(page) || PageHWPoison(page))
+static struct folio *pf_folio(pte_t pte)
+{
+	return page_folio(pte_page(pte));
+}
+
+/* ---- check and lock */
+
+/* Only tried: the locks of many are held at once, and under a spinlock. */
+static bool pf_lock_folio(struct pf_op *op, pte_t pte)
+{
+	struct page *page = pte_page(pte);
+	struct folio *folio = page_folio(page);
+
+	if (pte_special(pte) || !folio_test_anon(folio) || PageHWPoison(page))
 		return pf_refuse(op, -EFAULT, "no memory");
-	folio = page_folio(page);
 	if (!PageAnonExclusive(page))
 		return pf_refuse(op, -EBUSY, "shared");
-	if (folio_maybe_dma_pinned(folio) && !pf_skips_early())
-		return pf_refuse(op, -EBUSY, "pinned");
 	if (folio_test_large(folio))
-		return pf_stop_at(op, PF_STOP_SPLIT, folio);
+		return folio_maybe_dma_pinned(folio) ? pf_refuse(op, -EBUSY, "pinned")
+						     : pf_stop_at(op, PF_STOP_SPLIT, folio);
 	if (!folio_trylock(folio))
 		return pf_stop_at(op, PF_STOP_LOCKED, folio);
-	folio_get(folio);
-	if (first && folio->mapping != first->mapping)
-		op->stop = PF_STOP_RETRY;
-	else if (folio_test_writeback(folio) && pf_memcg_differs(op, folio))
-		pf_stop_at(op, PF_STOP_LOCKED, folio);
-	else if (pf_is_in_use(folio) && !pf_skips_early())
-		op->stop = PF_STOP_IN_USE;
-	else
-		slot->folio = folio;
-	if (slot->folio)
+	if (unlikely(pf_is_in_use(folio)) && !pf_skips_early()) {
+		if (folio_maybe_dma_pinned(folio))
+			pf_refuse(op, -EBUSY, "pinned");
+		else
+			pf_stop(op, PF_STOP_IN_USE);
+	} else if (!pf_memcg_differs(op, folio) || pf_memcg_ready(op, folio)) {
 		return true;
+	}
 	folio_unlock(folio);
-	folio_put(folio);
 	return false;
 }
 
-static bool pf_collect_one(struct pf_op *op, struct pf_slot *slot, unsigned long addr, pte_t pte,
-			   struct folio *first)
+static bool pf_check(struct pf_op *op, pte_t dst, pte_t src)
 {
-	*slot = (struct pf_slot){ .pte = pte };
-	if (pte_none(pte))
+	if (!pte_none(dst))
+		return pf_fail(op, -EEXIST);
+	if (pte_none(src))
 		return (op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES) || pf_fail(op, -ENOENT);
-	if (!pte_present(pte))
+	if (!pte_present(src))
 		return pf_stop(op, PF_STOP_SWAPPED);
-	if (!is_zero_pfn(pte_pfn(pte)))
-		return pf_collect_folio(op, slot, addr, first);
+	if (!is_zero_pfn(pte_pfn(src)))
+		return pf_lock_folio(op, src);
 	/* ksmd's zero pages are counted apart. */
-	return !is_ksm_zero_pte(pte) || pf_refuse(op, -EBUSY, "KSM");
+	return !is_ksm_zero_pte(src) || pf_refuse(op, -EBUSY, "KSM");
 }
 
-/* Returns how many; *first is one of their folios, or NULL. */
-static unsigned int pf_collect(struct pf_op *op, pmd_t *src_pmd, unsigned int n,
-			       struct folio **first)
-{
-	spinlock_t *ptl;
-	pte_t *pte = pte_offset_map_lock(op->src.mm, src_pmd, op->src.addr, &ptl);
-	unsigned int i;
-
-	*first = NULL;
-	if (!pte)
-		return pf_stop(op, PF_STOP_RETRY);
-	for (i = 0; i < n; i++) {
-		if (!pf_collect_one(op, &op->slots[i], op->src.addr + i * PAGE_SIZE,
-				    ptep_get(pte + i), *first))
-			break;
-		if (!*first)
-			*first = op->slots[i].folio;
-	}
-	pte_unmap_unlock(pte, ptl);
-	return i;
-}
-
-static void pf_release(struct pf_op *op, unsigned int n)
+/* Returns how many from the first on can move; their folios are locked. */
+static unsigned int pf_check_all(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++) {
-		struct pf_slot *slot = &op->slots[i];
-
-		if (!slot->folio)
-			continue;
-		if (slot->isolated)
-			folio_putback_lru(slot->folio);
-		folio_unlock(slot->folio);
-		folio_put(slot->folio);
-	}
-}
-
-/* ---- commit, under both table locks */
-
-static bool pf_is_same(const struct pf_slot *slot, pte_t now)
-{
-	if (pte_none(slot->pte))
-		return pte_none(now);
-	/* Accessed and dirty may have been set meanwhile. */
-	if (!pte_present(now) || pte_pfn(now) != pte_pfn(slot->pte))
-		return false;
-	if (!slot->folio)
-		return !is_ksm_zero_pte(now);
-	return PageAnonExclusive(&slot->folio->page);
-}
-
-/* Whatever was done without the lock is looked at again. Returns how many are as they were. */
-static unsigned int pf_verify(struct pf_op *op, const struct pf_tables *t, unsigned int n)
-{
-	for (unsigned int i = 0; i < n; i++) {
-		if (!pte_none(ptep_get(t->dst + i))) {
-			pf_fail(op, -EEXIST);
+		op->was[i] = ptep_get(t->src + i);
+		if (!pf_check(op, ptep_get(t->dst + i), op->was[i]))
 			return i;
-		}
-		if (!pf_is_same(&op->slots[i], ptep_get(t->src + i))) {
-			pf_stop(op, PF_STOP_RETRY);
-			return i;
-		}
 	}
 	return n;
 }
+
+/* ---- clear and flush */
 
 static void pf_clear(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
@@ -157,11 +100,10 @@ static void pf_clear(struct pf_op *op, const struct pf_tables *t, unsigned int n
 	unsigned int cleared = 0;
 
 	for (unsigned int i = 0; i < n; i++, addr += PAGE_SIZE) {
-		struct pf_slot *slot = &op->slots[i];
-
-		if (pte_none(slot->pte))
+		if (pte_none(op->was[i]))
 			continue;
-		slot->pte = ptep_get_and_clear(op->src.mm, addr, t->src + i);
+		/* Accessed and dirty may have been set since it was read. */
+		op->was[i] = ptep_get_and_clear(op->src.mm, addr, t->src + i);
 		cleared++;
 	}
 	if (!cleared)
@@ -170,54 +112,7 @@ static void pf_clear(struct pf_op *op, const struct pf_tables *t, unsigned int n
 	trace_pageferry_flush(op->src.mm, start, addr - start, cleared);
 }
 
-/* Nobody may change the entry in between: the table is locked, and it was flushed. */
-static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned int first,
-			unsigned int n)
-{
-	for (unsigned int i = first; i < n; i++)
-		if (!pte_none(op->slots[i].pte))
-			set_pte_at(op->src.mm, op->src.addr + i * PAGE_SIZE, t->src + i,
-				   op->slots[i].pte);
-}
-
-static pte_t pf_zero_pte(const struct vm_area_struct *vma, unsigned long addr)
-{
-	return pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
-}
-
-/* Dirty if it was; soft-dirty always, so that whoever tracks changes at the destination sees it. */
-static pte_t pf_moved_pte(struct vm_area_struct *vma, struct folio *folio, pte_t was)
-{
-	pte_t pte = pte_mksoft_dirty(mk_pte(&folio->page, vma->vm_page_prot));
-
-	if (pte_dirty(was))
-		pte = pte_mkdirty(pte);
-	return pte_mkwrite(pte, vma);
-}
-
-static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
-{
-	struct vm_area_struct *vma = op->dst.vma;
-	unsigned long addr = op->dst.addr;
-	int folios = 0;
-
-	for (unsigned int i = 0; i < n; i++, addr += PAGE_SIZE) {
-		const struct pf_slot *slot = &op->slots[i];
-
-		if (pte_none(slot->pte))
-			continue;
-		if (!slot->folio) {
-			set_pte_at(op->dst.mm, addr, t->dst + i, pf_zero_pte(vma, addr));
-			continue;
-		}
-		folio_move_anon_rmap(slot->folio, vma);
-		slot->folio->index = linear_page_index(vma, addr);
-		set_pte_at(op->dst.mm, addr, t->dst + i, pf_moved_pte(vma, slot->folio, slot->pte));
-		folios++;
-	}
-	add_mm_counter(op->src.mm, MM_ANONPAGES, -folios);
-	add_mm_counter(op->dst.mm, MM_ANONPAGES, folios);
-}
+/* ---- look again */
 
 /*
  * The entries are cleared and flushed: who has a reference now keeps it, and the page stays. So do
@@ -226,18 +121,16 @@ static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int
 static unsigned int pf_recheck(struct pf_op *op, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++) {
-		struct pf_slot *slot = &op->slots[i];
+		struct folio *folio;
 
-		if (!slot->folio)
+		if (!pf_has_folio(op->was[i]))
 			continue;
-		if (pf_is_in_use(slot->folio) && !pf_skips_recheck()) {
+		folio = pf_folio(op->was[i]);
+		if (unlikely(pf_is_in_use(folio)) && !pf_skips_recheck()) {
 			pf_stop(op, PF_STOP_IN_USE);
 			return i;
 		}
-		if (!pf_memcg_differs(op, slot->folio))
-			continue;
-		slot->isolated = pf_memcg_take(op, slot->folio);
-		if (!slot->isolated) {
+		if (pf_memcg_differs(op, folio) && !pf_memcg_take(op, folio)) {
 			pf_stop(op, PF_STOP_IN_USE);
 			return i;
 		}
@@ -245,90 +138,112 @@ static unsigned int pf_recheck(struct pf_op *op, unsigned int n)
 	return n;
 }
 
-static unsigned int pf_commit(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsigned int n)
+/* Nobody may have set the entry in between: the table is locked. */
+static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned int first,
+			unsigned int n)
 {
-	struct pf_tables t;
-	unsigned int same, done;
+	for (unsigned int i = first; i < n; i++)
+		if (!pte_none(op->was[i]))
+			set_pte_at(op->src.mm, op->src.addr + i * PAGE_SIZE, t->src + i, op->was[i]);
+	pf_count_put_back(n - first);
+}
 
-	if (!pf_map_both(op, &t, dst_pmd, src_pmd))
-		return pf_stop(op, PF_STOP_RETRY);
-	same = pf_verify(op, &t, n);
-	pf_park_before_clear();
-	pf_clear(op, &t, same);
-	pf_park_after_clear();
-	done = pf_recheck(op, same);
-	pf_put_back(op, &t, done, same);
-	pf_count_put_back(same - done);
-	pf_install(op, &t, done);
-	pf_unmap_both(&t);
-	return done;
+/* ---- set at the other side */
+
+/*
+ * Writable, as the source was made exclusive for; soft-dirty always, so that whoever tracks changes at
+ * the destination sees it; dirty if it was.
+ */
+static pgprot_t pf_moved_prot(const struct vm_area_struct *vma)
+{
+	pte_t pte = pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot));
+
+	return pte_pgprot(pte_mkwrite(pte, (struct vm_area_struct *)vma));
+}
+
+static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
+{
+	struct vm_area_struct *vma = op->dst.vma;
+	pgprot_t prot = pf_moved_prot(vma);
+	pgoff_t index = linear_page_index(vma, op->dst.addr);
+	unsigned long addr = op->dst.addr;
+
+	for (unsigned int i = 0; i < n; i++, addr += PAGE_SIZE) {
+		pte_t was = op->was[i], pte;
+
+		if (pte_none(was))
+			continue;
+		if (is_zero_pfn(pte_pfn(was))) {
+			pte = pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
+		} else {
+			pf_set_rmap(pf_folio(was), vma, index + i);
+			pte = pfn_pte(pte_pfn(was), prot);
+			if (pte_dirty(was))
+				pte = pte_mkdirty(pte);
+			op->anon_pages++;
+		}
+		set_pte_at(op->dst.mm, addr, t->dst + i, pte);
+	}
+}
+
+static void pf_unlock_folios(struct pf_op *op, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		if (pf_has_folio(op->was[i]))
+			folio_unlock(pf_folio(op->was[i]));
 }
 
 /* ---- the whole of it */
 
-/* True if the folios' charge is there already. */
-static bool pf_is_charged(struct pf_op *op, unsigned int n)
+static unsigned int pf_move_locked(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
-	unsigned int wanted = 0;
+	unsigned int locked = pf_check_all(op, t, n), done;
 
-	for (unsigned int i = 0; i < n; i++)
-		wanted += op->slots[i].folio && pf_memcg_differs(op, op->slots[i].folio);
-	if (wanted <= op->charged)
-		return true;
-	op->wanted = wanted;
-	return pf_stop(op, PF_STOP_CHARGE);
+	pf_park_before_clear();
+	pf_clear(op, t, locked);
+	pf_park_after_clear();
+	done = pf_recheck(op, locked);
+	pf_put_back(op, t, done, locked);
+	pf_install(op, t, done);
+	pf_unlock_folios(op, locked);
+	return done;
 }
 
 /*
  * folio_referenced() walks the anon_vma's mappings without the folio's lock: it must not see a folio
- * half in one place and half in the other.
+ * half in one place and half in the other. All that hang on the source's mapping have one root, whose
+ * lock this is. Without an anon_vma there are none, only zero pages. No memory is allocated under it:
+ * reclaim would want to have it, too.
  */
-static unsigned int pf_commit_locked(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
-				     unsigned int n, struct folio *first)
+static unsigned int pf_move_tables(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
+				   unsigned int n)
 {
-	struct anon_vma *anon_vma;
-	unsigned int done;
+	struct anon_vma *anon_vma = op->src.vma->anon_vma;
+	struct pf_tables t;
+	unsigned int done = 0;
 
-	if (!pf_is_charged(op, n))
-		return 0;
-	if (!first)
-		return pf_commit(op, dst_pmd, src_pmd, n);
-	anon_vma = folio_get_anon_vma(first);
-	if (!anon_vma)
-		return pf_stop(op, PF_STOP_RETRY);
-	anon_vma_lock_write(anon_vma);
-	done = pf_commit(op, dst_pmd, src_pmd, n);
-	anon_vma_unlock_write(anon_vma);
-	put_anon_vma(anon_vma);
+	if (anon_vma)
+		anon_vma_lock_write(anon_vma);
+	if (pf_map_both(op, &t, dst_pmd, src_pmd)) {
+		done = pf_move_locked(op, &t, n);
+		pf_unmap_both(&t);
+	} else {
+		pf_stop(op, PF_STOP_RETRY);
+	}
+	if (anon_vma)
+		anon_vma_unlock_write(anon_vma);
 	return done;
-}
-
-/* The destination's state is told before the source's, as UFFDIO_MOVE does. */
-static bool pf_is_populated(struct pf_op *op, pmd_t *dst_pmd)
-{
-	pte_t *pte = __pte_offset_map(dst_pmd, op->dst.addr, NULL);
-	bool populated = pte && !pte_none(ptep_get_lockless(pte));
-
-	if (pte)
-		pte_unmap(pte);
-	return populated;
 }
 
 unsigned int pf_move_ptes(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsigned int n)
 {
 	struct mmu_notifier_range range;
-	unsigned int found, done = 0;
-	struct folio *first;
+	unsigned int done;
 
-	if (pf_is_populated(op, dst_pmd))
-		return pf_fail(op, -EEXIST);
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
 				op->src.addr + n * PAGE_SIZE);
 	mmu_notifier_invalidate_range_start(&range);
-	found = pf_collect(op, src_pmd, n, &first);
-	if (found)
-		done = pf_commit_locked(op, dst_pmd, src_pmd, found, first);
-	pf_release(op, found);
+	done = pf_move_tables(op, dst_pmd, src_pmd, n);
 	mmu_notifier_invalidate_range_end(&range);
 	return done;
 }

@@ -17,16 +17,11 @@ int pf_side_get(struct pf_side *side, int uffd, unsigned long addr)
 		mmget(side->mm);
 		return 0;
 	}
-	side->file = fget(uffd);
-	if (!side->file)
+	side->file = fdget(uffd);
+	if (fd_empty(side->file) || fd_file(side->file)->f_op != &userfaultfd_fops)
 		return -EBADF;
-	if (side->file->f_op != &userfaultfd_fops) {
-		fput(side->file);
-		side->file = NULL;
-		return -EBADF;
-	}
 	/* The file holds the context, and that holds the mm_struct, though not what is mapped in it. */
-	side->ctx = side->file->private_data;
+	side->ctx = fd_file(side->file)->private_data;
 	if (!mmget_not_zero(side->ctx->mm))
 		return -ESRCH;
 	side->mm = side->ctx->mm;
@@ -37,8 +32,7 @@ void pf_side_put(struct pf_side *side)
 {
 	if (side->mm)
 		mmput(side->mm);
-	if (side->file)
-		fput(side->file);
+	fdput(side->file);
 }
 
 /* ---- what may move */

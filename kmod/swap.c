@@ -18,7 +18,6 @@ struct pf_swapped {
 	swp_entry_t entry;
 	struct swap_info_struct *si;
 	struct folio *folio; /* in the swap cache: locked, with a reference of ours; or NULL */
-	bool isolated;
 };
 
 /* swapoff() looks for entries in the processes of this list only. */
@@ -109,10 +108,8 @@ static void pf_move_entry(struct pf_op *op, const struct pf_tables *t, const str
 {
 	pte_t pte = ptep_get_and_clear(op->src.mm, op->src.addr, t->src);
 
-	if (s->folio) {
-		folio_move_anon_rmap(s->folio, op->dst.vma);
-		s->folio->index = linear_page_index(op->dst.vma, op->dst.addr);
-	}
+	if (s->folio)
+		pf_set_rmap(s->folio, op->dst.vma, linear_page_index(op->dst.vma, op->dst.addr));
 	pte = pte_swp_clear_uffd_wp(pte_swp_mksoft_dirty(pte));
 	set_pte_at(op->dst.mm, op->dst.addr, t->dst, pte);
 	add_mm_counter(op->src.mm, MM_SWAPENTS, -1);
@@ -125,10 +122,9 @@ static bool pf_cached_is_ready(struct pf_op *op, struct pf_swapped *s)
 		return true;
 	if (pf_cached_is_in_use(s->folio))
 		return pf_stop(op, PF_STOP_IN_USE);
-	if (!pf_memcg_differs(op, s->folio))
+	if (!pf_memcg_differs(op, s->folio) || pf_memcg_take(op, s->folio))
 		return true;
-	s->isolated = pf_memcg_take(op, s->folio);
-	return s->isolated ? true : pf_stop(op, PF_STOP_IN_USE);
+	return pf_stop(op, PF_STOP_IN_USE);
 }
 
 static unsigned int pf_commit_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
@@ -157,17 +153,7 @@ static unsigned int pf_commit_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *s
 /* A page in the cache is memory, and is charged as such. */
 static bool pf_cached_is_charged(struct pf_op *op, const struct pf_swapped *s)
 {
-	if (!s->folio || !pf_memcg_differs(op, s->folio))
-		return true;
-	if (folio_test_writeback(s->folio)) {
-		folio_get(s->folio);
-		op->folio = s->folio;
-		return pf_stop(op, PF_STOP_LOCKED);
-	}
-	if (op->charged)
-		return true;
-	op->wanted = 1;
-	return pf_stop(op, PF_STOP_CHARGE);
+	return !s->folio || !pf_memcg_differs(op, s->folio) || pf_memcg_ready(op, s->folio);
 }
 
 unsigned int pf_move_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
@@ -180,8 +166,6 @@ unsigned int pf_move_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 	if (pf_lock_cached(op, &s) && pf_cached_is_charged(op, &s))
 		done = pf_commit_swapped(op, dst_pmd, src_pmd, &s);
 	if (s.folio) {
-		if (s.isolated)
-			folio_putback_lru(s.folio);
 		folio_unlock(s.folio);
 		folio_put(s.folio);
 	}
