@@ -41,12 +41,15 @@ static int pf_get_sides(struct pf_op *op, const struct pageferry_move *m)
 	return op->dst.mm == op->src.mm ? -EINVAL : 0;
 }
 
-static int pf_get_room(struct pf_op *op)
+/* In a short call the allocation would cost as much as the move. */
+#define PF_FEW 16
+
+static int pf_get_room(struct pf_op *op, pte_t *few)
 {
 	unsigned long pages = op->left / PAGE_SIZE;
 
 	op->nwas = min_t(unsigned long, pages, PTRS_PER_PTE);
-	op->was = op->few;
+	op->was = few;
 	if (op->nwas > PF_FEW)
 		op->was = kmalloc_array(op->nwas, sizeof(*op->was), GFP_KERNEL);
 	return op->was ? 0 : -ENOMEM;
@@ -55,25 +58,23 @@ static int pf_get_room(struct pf_op *op)
 static int pf_ioctl_move(union pf_request *req)
 {
 	struct pageferry_move *m = &req->move;
-	struct pf_op op;
+	struct pf_op op = { .left = m->len, .mode = m->mode };
+	pte_t few[PF_FEW];
 	int err;
 
 	m->moved = 0;
 	err = pf_plan_check(m);
 	if (err)
 		return err;
-	memset(&op, 0, offsetof(struct pf_op, few));
-	op.left = m->len;
-	op.mode = m->mode;
 	err = pf_get_sides(&op, m);
 	if (!err)
-		err = pf_get_room(&op);
+		err = pf_get_room(&op, few);
 	if (!err) {
 		pf_memcg_begin(&op);
 		err = pf_move(&op);
 		pf_memcg_end(&op);
 	}
-	if (op.was != op.few)
+	if (op.was != few)
 		kfree(op.was);
 	pf_side_put(&op.src);
 	pf_side_put(&op.dst);
@@ -82,17 +83,19 @@ static int pf_ioctl_move(union pf_request *req)
 	return err;
 }
 
+/* What the first version had, up to @last, has to be there; the answer begins with @first. */
 struct pf_ioctl {
-	size_t size, min_size;
+	size_t size, min_size, out;
 	int (*run)(union pf_request *req);
 };
 
-#define PF_IOCTL(cmd, type, last, fn) \
-	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), fn }
+#define PF_IOCTL(cmd, type, last, first, fn) \
+	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), \
+			   offsetof(struct type, first), fn }
 
 static const struct pf_ioctl pf_ioctls[] = {
-	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, pf_ioctl_info),
-	PF_IOCTL(PAGEFERRY_IOC_MOVE, pageferry_move, moved, pf_ioctl_move),
+	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, abi, pf_ioctl_info),
+	PF_IOCTL(PAGEFERRY_IOC_MOVE, pageferry_move, moved, moved, pf_ioctl_move),
 };
 
 static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
@@ -110,7 +113,8 @@ static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
 		return err;
 	err = ioctl->run(&req);
 	/* The answer tells of progress on failure, too. */
-	if (copy_to_user(arg, &req, min_t(size_t, size, ioctl->size)))
+	if (copy_to_user(arg + ioctl->out, (char *)&req + ioctl->out,
+			 min_t(size_t, size, ioctl->size) - ioctl->out))
 		return -EFAULT;
 	return err;
 }

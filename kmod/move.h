@@ -15,8 +15,6 @@
 
 struct userfaultfd_ctx;
 
-#define PF_FEW 16
-
 /* One of the two address spaces. */
 struct pf_side {
 	struct fd file; /* its userfaultfd; empty: the caller's own memory */
@@ -58,7 +56,6 @@ struct pf_op {
 	enum pf_stop stop;
 	int error;
 	struct folio *folio; /* LOCKED, SPLIT: which, with a reference of ours */
-	pte_t few[PF_FEW];   /* was, of a short call */
 };
 
 /* side.c */

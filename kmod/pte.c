@@ -27,15 +27,16 @@ static bool pf_refuse(struct pf_op *op, int error, const char *why)
 	return pf_fail(op, error);
 }
 
-/* Neither a hole nor the zero page: there is a folio behind it. */
+/* Of what has been checked: neither a hole nor the zero page, which is the only special one. */
 static bool pf_has_folio(pte_t pte)
 {
-	return !pte_none(pte) && !is_zero_pfn(pte_pfn(pte));
+	return !pte_none(pte) && !pte_special(pte);
 }
 
+/* Of what has been checked: none is part of a larger one. */
 static struct folio *pf_folio(pte_t pte)
 {
-	return page_folio(pte_page(pte));
+	return (struct folio *)pte_page(pte);
 }
 
 /* ---- check and lock */
@@ -46,7 +47,7 @@ static bool pf_lock_folio(struct pf_op *op, pte_t pte)
 	struct page *page = pte_page(pte);
 	struct folio *folio = page_folio(page);
 
-	if (pte_special(pte) || !folio_test_anon(folio) || PageHWPoison(page))
+	if (!folio_test_anon(folio) || PageHWPoison(page))
 		return pf_refuse(op, -EFAULT, "no memory");
 	if (!PageAnonExclusive(page))
 		return pf_refuse(op, -EBUSY, "shared");
@@ -75,8 +76,10 @@ static bool pf_check(struct pf_op *op, pte_t dst, pte_t src)
 		return (op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES) || pf_fail(op, -ENOENT);
 	if (!pte_present(src))
 		return pf_stop(op, PF_STOP_SWAPPED);
-	if (!is_zero_pfn(pte_pfn(src)))
+	if (!pte_special(src))
 		return pf_lock_folio(op, src);
+	if (!is_zero_pfn(pte_pfn(src)))
+		return pf_refuse(op, -EFAULT, "no memory");
 	/* ksmd's zero pages are counted apart. */
 	return !is_ksm_zero_pte(src) || pf_refuse(op, -EBUSY, "KSM");
 }
@@ -154,17 +157,17 @@ static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned in
  * Writable, as the source was made exclusive for; soft-dirty always, so that whoever tracks changes at
  * the destination sees it; dirty if it was.
  */
-static pgprot_t pf_moved_prot(const struct vm_area_struct *vma)
+static pgprot_t pf_moved_prot(struct vm_area_struct *vma, bool dirty)
 {
-	pte_t pte = pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot));
+	pte_t pte = pte_mkwrite(pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot)), vma);
 
-	return pte_pgprot(pte_mkwrite(pte, (struct vm_area_struct *)vma));
+	return pte_pgprot(dirty ? pte_mkdirty(pte) : pte);
 }
 
 static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
 	struct vm_area_struct *vma = op->dst.vma;
-	pgprot_t prot = pf_moved_prot(vma);
+	pgprot_t dirty = pf_moved_prot(vma, true), clean = pf_moved_prot(vma, false);
 	pgoff_t index = linear_page_index(vma, op->dst.addr);
 	unsigned long addr = op->dst.addr;
 
@@ -173,13 +176,11 @@ static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int
 
 		if (pte_none(was))
 			continue;
-		if (is_zero_pfn(pte_pfn(was))) {
+		if (pte_special(was)) {
 			pte = pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
 		} else {
 			pf_set_rmap(pf_folio(was), vma, index + i);
-			pte = pfn_pte(pte_pfn(was), prot);
-			if (pte_dirty(was))
-				pte = pte_mkdirty(pte);
+			pte = pfn_pte(pte_pfn(was), pte_dirty(was) ? dirty : clean);
 			op->anon_pages++;
 		}
 		set_pte_at(op->dst.mm, addr, t->dst + i, pte);
