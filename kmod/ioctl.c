@@ -20,11 +20,12 @@ union pf_request {
 	struct pageferry_move move;
 };
 
-static int pf_ioctl_info(union pf_request *req)
+static int pf_ioctl_info(union pf_request *req, void __user *arg)
 {
-	req->info.abi = PAGEFERRY_ABI;
-	req->info.features = PF_FEATURES;
-	return 0;
+	struct pageferry_info __user *to = arg;
+
+	return put_user(PAGEFERRY_ABI, &to->abi) || put_user(PF_FEATURES, &to->features) ? -EFAULT
+											  : 0;
 }
 
 static int pf_get_sides(struct pf_op *op, const struct pageferry_move *m)
@@ -55,18 +56,12 @@ static int pf_get_room(struct pf_op *op, pte_t *few)
 	return op->was ? 0 : -ENOMEM;
 }
 
-static int pf_ioctl_move(union pf_request *req)
+static int pf_run_move(struct pageferry_move *m)
 {
-	struct pageferry_move *m = &req->move;
 	struct pf_op op = { .left = m->len, .mode = m->mode };
 	pte_t few[PF_FEW];
-	int err;
+	int err = pf_get_sides(&op, m);
 
-	m->moved = 0;
-	err = pf_plan_check(m);
-	if (err)
-		return err;
-	err = pf_get_sides(&op, m);
 	if (!err)
 		err = pf_get_room(&op, few);
 	if (!err) {
@@ -83,40 +78,65 @@ static int pf_ioctl_move(union pf_request *req)
 	return err;
 }
 
-/* What the first version had, up to @last, has to be there; the answer begins with @first. */
+/* Progress is told on failure, too. */
+static int pf_ioctl_move(union pf_request *req, void __user *arg)
+{
+	struct pageferry_move __user *to = arg;
+	int err = pf_plan_check(&req->move);
+
+	req->move.moved = 0;
+	if (!err)
+		err = pf_run_move(&req->move);
+	return put_user(req->move.moved, &to->moved) ? -EFAULT : err;
+}
+
 struct pf_ioctl {
-	size_t size, min_size, out;
-	int (*run)(union pf_request *req);
+	size_t size;	 /* known here */
+	size_t min_size; /* of the first version */
+	int (*run)(union pf_request *req, void __user *arg);
 };
 
-#define PF_IOCTL(cmd, type, last, first, fn) \
-	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), \
-			   offsetof(struct type, first), fn }
+#define PF_IOCTL(cmd, type, last, fn) \
+	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), fn }
 
 static const struct pf_ioctl pf_ioctls[] = {
-	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, abi, pf_ioctl_info),
-	PF_IOCTL(PAGEFERRY_IOC_MOVE, pageferry_move, moved, moved, pf_ioctl_move),
+	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, pf_ioctl_info),
+	PF_IOCTL(PAGEFERRY_IOC_MOVE, pageferry_move, moved, pf_ioctl_move),
 };
 
+/* Whoever knows more than we do may only mean by it what we would do without it. */
+static int pf_check_tail(const struct pf_ioctl *ioctl, void __user *arg, size_t size)
+{
+	int zero;
+
+	if (size <= ioctl->size)
+		return 0;
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+	zero = check_zeroed_user(arg + ioctl->size, size - ioctl->size);
+	return zero < 0 ? zero : zero ? 0 : -E2BIG;
+}
+
+/* The size is the first member of each. It is looked at once: another thread may be changing it. */
 static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
 {
 	union pf_request req = {};
-	u32 size;
+	size_t size;
 	int err;
 
-	if (get_user(size, (u32 __user *)arg))
+	if (copy_from_user(&req, arg, ioctl->min_size))
 		return -EFAULT;
-	if (size < ioctl->min_size || size > PAGE_SIZE)
-		return size > PAGE_SIZE ? -E2BIG : -EINVAL;
-	err = copy_struct_from_user(&req, ioctl->size, arg, size);
+	size = req.info.size;
+	if (size < ioctl->min_size)
+		return -EINVAL;
+	err = pf_check_tail(ioctl, arg, size);
 	if (err)
 		return err;
-	err = ioctl->run(&req);
-	/* The answer tells of progress on failure, too. */
-	if (copy_to_user(arg + ioctl->out, (char *)&req + ioctl->out,
-			 min_t(size_t, size, ioctl->size) - ioctl->out))
+	if (size > ioctl->min_size && ioctl->size > ioctl->min_size &&
+	    copy_from_user((char *)&req + ioctl->min_size, arg + ioctl->min_size,
+			   min(size, ioctl->size) - ioctl->min_size))
 		return -EFAULT;
-	return err;
+	return ioctl->run(&req, arg);
 }
 
 long pf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

@@ -154,20 +154,19 @@ static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned in
 /* ---- set at the other side */
 
 /*
- * Writable, as the source was made exclusive for; soft-dirty always, so that whoever tracks changes at
- * the destination sees it; dirty if it was.
+ * Without its frame: writable, as the source was made exclusive for; soft-dirty always, so that whoever
+ * tracks changes at the destination sees it.
  */
-static pgprot_t pf_moved_prot(struct vm_area_struct *vma, bool dirty)
+static pte_t pf_moved_pte(struct vm_area_struct *vma)
 {
-	pte_t pte = pte_mkwrite(pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot)), vma);
-
-	return pte_pgprot(dirty ? pte_mkdirty(pte) : pte);
+	return pte_mkwrite(pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot)), vma);
 }
 
 static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
 	struct vm_area_struct *vma = op->dst.vma;
-	pgprot_t dirty = pf_moved_prot(vma, true), clean = pf_moved_prot(vma, false);
+	pte_t moved = pf_moved_pte(vma);
+	pgprot_t clean = pte_pgprot(moved), dirty = pte_pgprot(pte_mkdirty(moved));
 	pgoff_t index = linear_page_index(vma, op->dst.addr);
 	unsigned long addr = op->dst.addr;
 

@@ -47,18 +47,25 @@ static void figure(const char *name, uint64_t *cost, uint64_t units)
 	     (double)cost[ROUNDS - 1] / (double)units);
 }
 
+enum by {
+	BY_GIVER, /* out of its own memory, as in a hand-over */
+	BY_THIRD, /* between two other processes */
+	BY_KERNEL, /* UFFDIO_MOVE, within this process */
+};
+
 struct row {
 	const char *name;
 	size_t len, call; /* bytes in all, and in each call */
 	unsigned int how;
-	bool kernel; /* UFFDIO_MOVE, within this process */
+	enum by by;
 };
 
 /* The ioctls alone, without the helpers' checks in between. */
-static uint64_t move_by_module(int pf, const struct end *to, const struct end *from, size_t call)
+static uint64_t move_by_module(int pf, const struct end *to, const struct end *from, size_t call,
+			       bool own)
 {
 	struct pageferry_move move = { .size = sizeof(move), .dst_uffd = to->uffd,
-				       .src_uffd = from->uffd, .len = call };
+				       .src_uffd = own ? PAGEFERRY_SELF : from->uffd, .len = call };
 	uint64_t begin = clock_now();
 
 	for (size_t at = 0; at < from->len; at += call) {
@@ -87,15 +94,11 @@ static uint64_t one_round(const struct row *r)
 	struct end giver, taker;
 	uint64_t cost;
 
-	if (r->kernel) {
-		giver = giver_make(NULL, r->len, r->how);
-		taker = taker_make(NULL, r->len, r->how);
-		cost = move_by_kernel(&taker, &giver, r->call);
-	} else {
-		giver = giver_start(r->len, r->how);
-		taker = taker_start(r->len, r->how);
-		cost = move_by_module(pf_open(), &taker, &giver, r->call);
-	}
+	taker = r->by == BY_KERNEL ? taker_make(NULL, r->len, r->how) : taker_start(r->len, r->how);
+	giver = r->by == BY_THIRD ? giver_start(r->len, r->how) : giver_make(NULL, r->len, r->how);
+	cost = r->by == BY_KERNEL ? move_by_kernel(&taker, &giver, r->call)
+				  : move_by_module(pf_open(), &taker, &giver, r->call,
+						   r->by == BY_GIVER);
 	end_verify(&taker, taker.addr, giver.addr, r->len);
 	end_stop(&giver);
 	end_stop(&taker);
@@ -150,7 +153,7 @@ static void flushes(void)
 	if (mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL))
 		test_skip("no tracefs");
 	tracing_write("events/pageferry/pageferry_flush/enable", "1");
-	move_by_module(pf_open(), &taker, &giver, LARGE);
+	move_by_module(pf_open(), &taker, &giver, LARGE, false);
 	tracing_write("events/pageferry/pageferry_flush/enable", "0");
 	unsigned int n = count_lines("/sys/kernel/tracing/trace", "pageferry_flush:");
 	note("figure {\"name\":\"pages_per_flush\",\"median\":%.1f}",
@@ -163,15 +166,17 @@ static void flushes(void)
 #define ROW(...) measure, &(const struct row){ __VA_ARGS__ }, 300, true
 
 const struct test cost_tests[] = {
-	{"cost/one_call", ROW("one_call", LARGE, LARGE, MAP_4K, false)},
-	{"cost/kernel_one_call", ROW("kernel_one_call", LARGE, LARGE, MAP_4K, true)},
-	{"cost/calls_of_1", ROW("calls_of_1", CALLS, PAGE, MAP_4K, false)},
-	{"cost/kernel_calls_of_1", ROW("kernel_calls_of_1", CALLS, PAGE, MAP_4K, true)},
-	{"cost/calls_of_4", ROW("calls_of_4", CALLS, 4 * PAGE, MAP_4K, false)},
-	{"cost/calls_of_16", ROW("calls_of_16", CALLS, 16 * PAGE, MAP_4K, false)},
-	{"cost/calls_of_64", ROW("calls_of_64", CALLS, 64 * PAGE, MAP_4K, false)},
-	{"cost/huge", ROW("huge", LARGE, LARGE, MAP_HUGE, false)},
-	{"cost/kernel_huge", ROW("kernel_huge", LARGE, LARGE, MAP_HUGE, true)},
+	{"cost/one_call", ROW("one_call", LARGE, LARGE, MAP_4K, BY_GIVER)},
+	{"cost/third_one_call", ROW("third_one_call", LARGE, LARGE, MAP_4K, BY_THIRD)},
+	{"cost/kernel_one_call", ROW("kernel_one_call", LARGE, LARGE, MAP_4K, BY_KERNEL)},
+	{"cost/calls_of_1", ROW("calls_of_1", CALLS, PAGE, MAP_4K, BY_GIVER)},
+	{"cost/third_calls_of_1", ROW("third_calls_of_1", CALLS, PAGE, MAP_4K, BY_THIRD)},
+	{"cost/kernel_calls_of_1", ROW("kernel_calls_of_1", CALLS, PAGE, MAP_4K, BY_KERNEL)},
+	{"cost/calls_of_16", ROW("calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_GIVER)},
+	{"cost/third_calls_of_16", ROW("third_calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_THIRD)},
+	{"cost/huge", ROW("huge", LARGE, LARGE, MAP_HUGE, BY_GIVER)},
+	{"cost/third_huge", ROW("third_huge", LARGE, LARGE, MAP_HUGE, BY_THIRD)},
+	{"cost/kernel_huge", ROW("kernel_huge", LARGE, LARGE, MAP_HUGE, BY_KERNEL)},
 	{"cost/flushes", flushes, .seconds = 60, .by_name = true},
 	{0},
 };
