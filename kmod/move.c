@@ -128,34 +128,30 @@ static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd
 	enum pf_stop stop = op->stop;
 	unsigned int done = 0;
 
-	op->stop = PF_STOP_NONE;
-	switch (stop) {
+	op->promised = 0;
+	/* These two may find that something else has to be done first. */
+	if (stop == PF_STOP_SWAPPED || stop == PF_STOP_SPLIT)
+		op->stop = PF_STOP_NONE;
+	if (stop == PF_STOP_SWAPPED)
+		done = pf_move_swapped(op, dst_pmd, src_pmd);
+	else if (stop == PF_STOP_SPLIT)
+		pf_split(op);
+	switch (op->stop) {
 	case PF_STOP_LOCKED:
 		pf_wait_for_folio(op);
-		break;
-	case PF_STOP_SPLIT:
-		pf_split(op);
 		break;
 	case PF_STOP_MIGRATES:
 		pf_wait_for_migration(op, src_pmd);
 		break;
-	case PF_STOP_SWAPPED:
-		done = pf_move_swapped(op, dst_pmd, src_pmd);
+	case PF_STOP_IN_USE:
+		pf_drain(op);
 		break;
 	case PF_STOP_CHARGE:
 		if (pf_memcg_charge(op))
 			pf_fail(op, -ENOMEM);
 		break;
-	case PF_STOP_ERROR:
-		pf_fail(op, op->error);
-		break;
 	default:
 		break;
-	}
-	/* Each of them may find that it needs another one. */
-	if (op->stop == PF_STOP_IN_USE || stop == PF_STOP_IN_USE) {
-		op->stop = PF_STOP_NONE;
-		pf_drain(op);
 	}
 	return done;
 }
