@@ -410,9 +410,9 @@ int ferry_give_open(struct ferry_give **give, int sock, const struct ferry_offer
  * below; waiting for them, or past them, serves until @wake_fd ends it.
  * @wake_fd: also return when this descriptor is readable; -1 for none.
  * Returns 0: the phase is reached; 1: @wake_fd is readable; -ETIMEDOUT: the taker didn't do its
- * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up; -EPROTO: it sent nonsense;
- * -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL: nothing could ever end
- * the waiting; -ENOMEM.
+ * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up, see ferry_give_reason; -EPROTO: it
+ * sent nonsense; -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL: nothing
+ * could ever end the waiting; -ENOMEM.
  * After an error before committed the giver still has all of its memory. While it is not called
  * nothing is served: call it again until DONE.
  */
@@ -422,7 +422,7 @@ int ferry_give_wait(struct ferry_give *give, enum ferry_phase phase, int wake_fd
  * From now on the memory stands still: the caller promises that no thread of this process, no
  * device and no other process writes to it until the hand-over is over or has failed. Passes @nfds
  * descriptors along, which stay the caller's. Needs ATTACHED.
- * Returns 0, -EINVAL, -EPIPE, -ETIMEDOUT, -ENOMEM.
+ * Returns 0, -EINVAL, -EPIPE, -ECANCELED, -ETIMEDOUT, -ENOMEM.
  */
 int ferry_give_shadow(struct ferry_give *give, const int *fds, unsigned int nfds);
 
@@ -436,6 +436,12 @@ int ferry_give_commit(struct ferry_give *give);
 
 /** How it goes. Returns 0, -EINVAL, -E2BIG. */
 int ferry_give_report(const struct ferry_give *give, struct ferry_report *report);
+
+/**
+ * Why the taker gave up, if it said so; else an empty string. Valid until ferry_give_close. What the
+ * other side says, here and in ferry_take_reason, is one line without control characters.
+ */
+const char *ferry_give_reason(const struct ferry_give *give);
 
 /**
  * End it. Before committed this is giving up: the taker gets -ECANCELED and @why, a short text
@@ -519,6 +525,9 @@ const char *ferry_take_reason(const struct ferry_take *take);
  * After DONE the ranges are plain memory, not registered with anything.
  */
 void ferry_take_close(struct ferry_take *take);
+
+/** The same, and if that is giving up the giver gets @why, a short text that may be NULL. */
+void ferry_take_abort(struct ferry_take *take, const char *why);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

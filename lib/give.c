@@ -271,6 +271,7 @@ static int handle(struct ferry_give *give, struct wire_msg *msg)
 		finished(give);
 		return 0;
 	case WIRE_ABORT:
+		memcpy(give->reason, msg->payload, msg->len + 1);
 		return -ECANCELED;
 	default:
 		return -EPROTO;
@@ -310,11 +311,14 @@ static int give_round(struct ferry_give *give, int wake_fd, bool *busy, int64_t 
 		timeout = 1;
 	}
 	int ret = loop_step(give->loop, fds, 2, timeout);
-	/* Without an attached taker there is nobody to be gone. */
-	if (ret < 0 && !(ret == -ESRCH && give->uffd < 0))
-		return ret == -ESRCH ? -EPIPE : ret;
+	if (ret < 0 && ret != -ESRCH)
+		return ret;
+	/* A taker that is gone may have said why. */
 	if (fds[0].revents)
 		return receive(give);
+	/* Without an attached taker there is nobody to be gone. */
+	if (ret == -ESRCH && give->uffd >= 0)
+		return -EPIPE;
 	if (fds[1].revents)
 		return 1;
 	return late ? -ETIMEDOUT : 0;
@@ -397,6 +401,12 @@ int ferry_give_wait(struct ferry_give *give, enum ferry_phase phase, int wake_fd
 	return 0;
 }
 
+/* Nothing can be sent to it any more: has it said why? */
+static int last_word(struct ferry_give *give, int error)
+{
+	return error == -EPIPE && receive(give) == -ECANCELED ? -ECANCELED : error;
+}
+
 int ferry_give_shadow(struct ferry_give *give, const int *fds, unsigned int nfds)
 {
 	struct wire_shadow shadow = { .nfds = nfds };
@@ -411,7 +421,7 @@ int ferry_give_shadow(struct ferry_give *give, const int *fds, unsigned int nfds
 				give_deadline(give));
 	}
 	if (ret)
-		return ret;
+		return last_word(give, ret);
 	give->phase = FERRY_PHASE_SHADOW;
 	give->shadow_at = clock_ns();
 	give->due = give_deadline(give);
@@ -455,8 +465,11 @@ int ferry_give_commit(struct ferry_give *give)
 	 * Whatever went wrong, the taker may have taken over in the same moment: only the cut tells.
 	 * With the taker's receiving end gone the memory is its own, and soon nobody's.
 	 */
-	if (ret && give->phase == FERRY_PHASE_READY && last_look(give) == 0)
-		ret = 0;
+	if (ret && give->phase == FERRY_PHASE_READY) {
+		int seen = last_look(give);
+		if (!seen || seen == -ECANCELED)
+			ret = seen;
+	}
 	park("give.cut");
 	return ret;
 }
@@ -473,15 +486,17 @@ int ferry_give_report(const struct ferry_give *give, struct ferry_report *report
 	return options_report(report, &r, sizeof(r));
 }
 
+const char *ferry_give_reason(const struct ferry_give *give)
+{
+	return give->reason;
+}
+
 void ferry_give_close(struct ferry_give *give, const char *why)
 {
 	if (!give)
 		return;
-	if (give->phase < FERRY_PHASE_COMMITTED && !why)
-		why = "the giver gave up";
 	if (give->phase < FERRY_PHASE_COMMITTED)
-		wire_send(give->sock, WIRE_ABORT, why, strnlen(why, WIRE_REASON - 1), NULL, 0, NULL, 0,
-			  wire_deadline(0));
+		wire_abort(give->sock, why ? why : "the giver gave up");
 	if (give->tracer_set)
 		prctl(PR_SET_PTRACER, 0, 0, 0, 0);
 	close(give->sock);

@@ -82,6 +82,7 @@ struct ferry_give {
 	int64_t shadow_at, committed_at;
 	struct ferry_report report;
 	uint8_t token[16];
+	char reason[WIRE_REASON]; /* what the taker said with ABORT */
 };
 
 /* give_source.c */

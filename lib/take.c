@@ -109,7 +109,7 @@ int ferry_take_open(struct ferry_take **out, int sock, const struct ferry_take_o
 	if (!ret)
 		ret = open_uffd(take);
 	if (ret) {
-		ferry_take_close(take);
+		ferry_take_abort(take, strerror(-ret));
 		return ret;
 	}
 	park("take.offer");
@@ -269,16 +269,26 @@ int ferry_take_done(struct ferry_take *take, int timeout_ms)
 
 void ferry_take_close(struct ferry_take *take)
 {
+	ferry_take_abort(take, NULL);
+}
+
+void ferry_take_abort(struct ferry_take *take, const char *why)
+{
 	if (!take)
 		return;
+	/* The thread says it, when there is one: it may be about to do so for a reason of its own. */
+	bool silent = !take->has_thread;
+	pthread_mutex_lock(&take->lock);
+	take->why = why ? why : "the taker gave up";
+	pthread_mutex_unlock(&take->lock);
 	take_thread_stop(take);
 	if (take->uffd >= 0) {
 		/* There never was a thread. What is mapped is empty, and nobody will fill it. */
 		take->closing = true;
 		take_lose(take, -ECANCELED);
 	}
-	if (take->phase < FERRY_PHASE_COMMITTED)
-		wire_send(take->sock, WIRE_ABORT, NULL, 0, NULL, 0, NULL, 0, wire_deadline(0));
+	if (silent)
+		wire_abort(take->sock, take->why);
 	close(take->sock);
 	if (take->stop_fd >= 0)
 		close(take->stop_fd);

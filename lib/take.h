@@ -38,6 +38,7 @@ struct ferry_take {
 	int error;	/* -errno that ended it, 0: none */
 	bool closing;	/* by our own side: nobody needs to be told */
 	bool may_commit; /* somebody waits in ferry_take_commit */
+	const char *why; /* what the giver is to be told if we give up; NULL: the error */
 	int *fds;
 	unsigned int nfds, want_fds;
 	char reason[WIRE_REASON];

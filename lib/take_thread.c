@@ -133,6 +133,15 @@ static int listen_once(struct ferry_take *take)
 	return ret;
 }
 
+/* The giver need not wait for its deadline; it has everything. */
+static void say_why(struct ferry_take *take, int error)
+{
+	pthread_mutex_lock(&take->lock);
+	const char *why = take->why;
+	pthread_mutex_unlock(&take->lock);
+	wire_abort(take->sock, why ? why : strerror(-error));
+}
+
 static void *take_thread(void *arg)
 {
 	struct ferry_take *take = arg;
@@ -157,8 +166,7 @@ static void *take_thread(void *arg)
 	if (take->phase == FERRY_PHASE_COMMITTED)
 		ret = -EOWNERDEAD;
 	else
-		/* The giver need not wait for its deadline; it has everything. */
-		wire_send(take->sock, WIRE_ABORT, NULL, 0, NULL, 0, NULL, 0, wire_deadline(0));
+		say_why(take, ret);
 	take_lose(take, ret);
 	pthread_mutex_lock(&take->lock);
 	take->error = ret;

@@ -2,7 +2,6 @@
 /* Send and receive messages of a hand-over, with descriptors and credentials; see wire.h. */
 #include <errno.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -128,6 +127,16 @@ int wire_send(int sock, enum wire_type type, const void *head, size_t head_len, 
 	if (!mh.msg_controllen)
 		mh.msg_control = NULL;
 	return send_all(sock, &mh, deadline);
+}
+
+int wire_abort(int sock, const char *why)
+{
+	char text[WIRE_REASON - 1];
+	size_t len = 0;
+
+	for (; *why && len < sizeof(text); why++)
+		text[len++] = wire_is_shown(*why) ? *why : ' ';
+	return wire_send(sock, WIRE_ABORT, text, len, NULL, 0, NULL, 0, wire_deadline(0));
 }
 
 static void close_all(int *fds, unsigned int n)

@@ -7,6 +7,7 @@
 #ifndef FERRY_WIRE_H
 #define FERRY_WIRE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -104,6 +105,9 @@ int64_t wire_deadline(unsigned int timeout_ms);
 int wire_send(int sock, enum wire_type type, const void *head, size_t head_len, const void *tail,
 	      size_t tail_len, const int *fds, unsigned int nfds, int64_t deadline);
 
+/* Give up without waiting, and say why: what can't be shown becomes a blank, what is too long is cut. */
+int wire_abort(int sock, const char *why);
+
 /*
  * Receive one message. 0; -ETIMEDOUT; -EPIPE: the peer is gone; -EPROTO: not of this protocol;
  * -EPROTONOSUPPORT: another version; -ENOMEM. On error the message holds nothing.
@@ -113,6 +117,8 @@ int wire_recv(int sock, struct wire_msg *msg, int64_t deadline);
 /* Checks on the contents of a message, without any system call. 0 or -EPROTO. */
 int wire_check_header(const struct wire_header *header);
 int wire_check_payload(const struct wire_msg *msg);
+/* A reason is shown to people, on terminals: no control characters. What isn't ASCII may be UTF-8. */
+bool wire_is_shown(char c);
 
 /* Views into a checked message. */
 const struct wire_range *wire_offer_ranges(const struct wire_msg *msg);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* What a message may hold. No system calls here: this is what the fuzzer feeds. */
 #include <errno.h>
-#include <string.h>
 
 #include "lib/uffd.h"
 #include "lib/wire.h"
@@ -141,6 +140,19 @@ static int check_done(const struct wire_msg *msg)
 	return done->moved > 1 || done->pad ? -EPROTO : 0;
 }
 
+bool wire_is_shown(char c)
+{
+	return (unsigned char)c >= ' ' && c != 0x7f;
+}
+
+static int check_abort(const struct wire_msg *msg)
+{
+	for (uint32_t i = 0; i < msg->len; i++)
+		if (!wire_is_shown((char)msg->payload[i]))
+			return -EPROTO;
+	return 0;
+}
+
 int wire_check_payload(const struct wire_msg *msg)
 {
 	switch (msg->type) {
@@ -161,7 +173,7 @@ int wire_check_payload(const struct wire_msg *msg)
 	case WIRE_DONE:
 		return check_done(msg);
 	case WIRE_ABORT:
-		return memchr(msg->payload, 0, msg->len) ? -EPROTO : 0;
+		return check_abort(msg);
 	default:
 		return 0;
 	}

@@ -234,6 +234,13 @@ static void *play_giver(void *arg)
 
 static unsigned int reached[FERRY_PHASES + 1][2];
 
+static void check_reason(const char *text)
+{
+	check(strlen(text) < WIRE_REASON);
+	for (; *text; text++)
+		check((unsigned char)*text >= ' ' && *text != 127);
+}
+
 static void real_giver(int sock, char *mem)
 {
 	struct ferry_range r[RANGES];
@@ -260,6 +267,7 @@ static void real_giver(int sock, char *mem)
 		}
 		struct ferry_report report = {.size = sizeof(report)};
 		check(ferry_give_report(give, &report) == 0);
+		check_reason(ferry_give_reason(give));
 	}
 	ferry_give_close(give, "no");
 	reached[far][0]++;
@@ -294,8 +302,8 @@ static void real_taker(int sock, char *mem)
 		far = 5;
 	if (far == 5 && !ferry_take_done(take, -1))
 		far = 6;
-	check(strlen(ferry_take_reason(take)) < WIRE_REASON);
-	ferry_take_close(take);
+	check_reason(ferry_take_reason(take));
+	ferry_take_abort(take, "no");
 	reached[far][1]++;
 }
 

@@ -57,6 +57,8 @@ static void use(const struct wire_msg *msg)
 		must(msg->nfds == 1, "one userfaultfd");
 	if (msg->type == WIRE_ABORT)
 		must(strlen((const char *)msg->payload) < WIRE_REASON, "the reason ends");
+	for (uint32_t i = 0; msg->type == WIRE_ABORT && i < msg->len; i++)
+		must(msg->payload[i] >= ' ' && msg->payload[i] != 127, "it can be shown");
 }
 
 /* The checks alone: what is behind the payload must not be looked at. */

@@ -223,6 +223,8 @@ int giver_run(const struct plan *plan, int sock)
 	if (g.give) {
 		out->report.size = sizeof(out->report);
 		check_equal(ferry_give_report(g.give, &out->report), 0);
+		snprintf(out->give_reason, sizeof(out->give_reason), "%s",
+			 ferry_give_reason(g.give));
 	}
 	if (ret && out->give_call <= CALL_COMMIT) {
 		check(memory_intact(&g));

@@ -65,7 +65,7 @@ struct outcome {
 	atomic_ullong lost_left;
 	atomic_uint step; /* for the tests' own use */
 	struct ferry_report report;
-	char reason[256];
+	char reason[256], give_reason[256]; /* what the taker, the giver was told */
 };
 
 struct taker;
@@ -82,6 +82,7 @@ struct plan {
 	size_t taker_skip;    /* the taker maps so many bytes further */
 	bool idle;            /* the taker touches nothing by itself before the end */
 	unsigned int waiters; /* threads of the taker that wait for a page from before the shadow */
+	const char *refuse;   /* the taker gives up in the shadow and says this */
 	/* Hooks: called in the process of that side. */
 	void (*in_shadow)(struct taker *taker);
 	void (*after_commit)(struct taker *taker);

@@ -165,6 +165,8 @@ static int take_to_commit(struct taker *t, int sock, struct worker *waiters)
 	check_fds(t);
 	if (t->plan->in_shadow)
 		t->plan->in_shadow(t);
+	if (t->plan->refuse)
+		return -ECANCELED;
 	out->take_call = CALL_COMMIT;
 	return ferry_take_commit(t->take);
 }
@@ -251,13 +253,13 @@ int taker_run(const struct plan *plan, int sock)
 		ret = take_rest(&t);
 	bool mapped = out->take_call > CALL_MAP;
 	/* Our own deadline has passed: the pages are given up when we close. */
-	bool later = ret == -ETIMEDOUT || out->take_call == CALL_ATTACH;
+	bool later = ret == -ETIMEDOUT || out->take_call == CALL_ATTACH || plan->refuse;
 	if (t.take)
 		snprintf(out->reason, sizeof(out->reason), "%s", ferry_take_reason(t.take));
 	if (ret) {
 		if (mapped && !later)
 			count_what_is_left(&t);
-		ferry_take_close(t.take);
+		ferry_take_abort(t.take, plan->refuse);
 		if (mapped && later)
 			count_what_is_left(&t);
 	} else {

@@ -194,6 +194,23 @@ static void giver_late(void **state)
 		assert_true(ms < LONGEST_MS);
 }
 
+/* ---- nobody is late: the taker doesn't want it, and says why */
+
+static void test_refused(void **state)
+{
+	struct plan plan = small_plan();
+
+	(void)state;
+	plan.refuse = "this is not the kernel I was built for";
+	handover_prepare(&plan);
+	struct handover h = handover_start(&plan);
+	handover_wait(&h);
+	assert_int_equal(plan.out->give_ret, -ECANCELED);
+	assert_string_equal(plan.out->give_reason, plan.refuse);
+	assert_one_owner(plan.out);
+	handover_fini(&plan);
+}
+
 /* ---- deadlines that pass just then, on either side, again and again */
 
 static void test_close_calls(void **state)
@@ -235,7 +252,7 @@ static char names[COUNT(giver_rows) + COUNT(taker_rows)][64];
 
 int main(void)
 {
-	struct CMUnitTest tests[COUNT(names) + 2];
+	struct CMUnitTest tests[COUNT(names) + 3];
 	size_t n = 0;
 
 	for (size_t i = 0; i < COUNT(names); i++) {
@@ -248,6 +265,7 @@ int main(void)
 		n++;
 	}
 	tests[n++] = (struct CMUnitTest)TEST(test_cut);
+	tests[n++] = (struct CMUnitTest)TEST(test_refused);
 	tests[n++] = (struct CMUnitTest)TEST(test_close_calls);
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("cut", tests, NULL, NULL);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -19,7 +20,7 @@
 
 struct ends {
 	struct ferry_give *give;
-	int peer, uffd;
+	int sock, peer, uffd;
 	char *src, *dst;
 };
 
@@ -51,33 +52,44 @@ static bool nothing_said(const struct ends *e)
 	return recv(e->peer, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
-static void begin(struct ends *e, uint32_t ways, uint64_t features, uint32_t stage, int want)
+static void make_ends(struct ends *e)
 {
-	struct ferry_give_opts opts = {
-		.size = sizeof(opts), .ways = ways, .timeout_ms = 2000, .cpu = FERRY_CPU_ANY};
 	int fd[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	assert_int_equal(wire_prepare(fd[1]), 0);
-	*e = (struct ends){.peer = fd[1], .uffd = open_uffd(features)};
+	*e = (struct ends){.sock = fd[0], .peer = fd[1]};
 	e->src = map_memory(LEN, 0);
 	e->dst = map_memory(LEN, 0);
 	for (size_t i = 0; i < LEN / PAGE; i++)
 		fill_page(e->src + i * PAGE, i);
-	assert_int_equal(
-		uffd_register(e->uffd, (uintptr_t)e->dst, LEN, UFFDIO_REGISTER_MODE_MISSING, NULL),
-		0);
+}
+
+static void attach(struct ends *e, uint32_t ways, uint32_t stage, int want)
+{
+	struct ferry_give_opts opts = {
+		.size = sizeof(opts), .ways = ways, .timeout_ms = 2000, .cpu = FERRY_CPU_ANY};
 	struct ferry_range r = {.addr = (uintptr_t)e->src, .len = LEN};
 	struct ferry_offer offer = {&r, 1, NULL, 0};
 	struct {
 		struct wire_attach head;
 		uint64_t addr;
-	} attach = {{1, stage}, (uintptr_t)e->dst};
+	} msg = {{1, stage}, (uintptr_t)e->dst};
 	say(e, WIRE_HELLO, NULL, 0, -1);
-	assert_int_equal(ferry_give_open(&e->give, fd[0], &offer, &opts), 0);
+	assert_int_equal(ferry_give_open(&e->give, e->sock, &offer, &opts), 0);
 	hear_and_forget(e, WIRE_OFFER);
-	say(e, WIRE_ATTACH, &attach, sizeof(attach), e->uffd);
+	say(e, WIRE_ATTACH, &msg, sizeof(msg), e->uffd);
 	assert_int_equal(ferry_give_wait(e->give, FERRY_PHASE_ATTACHED, -1), want);
+}
+
+static void begin(struct ends *e, uint32_t ways, uint64_t features, uint32_t stage, int want)
+{
+	make_ends(e);
+	e->uffd = open_uffd(features);
+	assert_int_equal(
+		uffd_register(e->uffd, (uintptr_t)e->dst, LEN, UFFDIO_REGISTER_MODE_MISSING, NULL),
+		0);
+	attach(e, ways, stage, want);
 }
 
 static void begin_committed(struct ends *e, uint32_t ways, uint64_t features, uint32_t stage)
@@ -95,7 +107,8 @@ static void begin_committed(struct ends *e, uint32_t ways, uint64_t features, ui
 static void end(struct ends *e)
 {
 	ferry_give_close(e->give, NULL);
-	close(e->peer);
+	if (e->peer >= 0)
+		close(e->peer);
 	close(e->uffd);
 	unmap(e->src, LEN);
 	unmap(e->dst, LEN);
@@ -182,6 +195,75 @@ static void test_nonsense_after_commit(void **state)
 	}
 }
 
+/* It has said why and is gone before the giver speaks again: sending fails, and yet it was heard. */
+static void test_reason_of_one_that_is_gone(void **state)
+{
+	struct ends e;
+
+	(void)state;
+	begin(&e, FERRY_WAY_BIT(FERRY_WAY_COPY), 0, 0, 0);
+	say(&e, WIRE_ABORT, "too small", 9, -1);
+	close(e.peer);
+	assert_int_equal(ferry_give_shadow(e.give, NULL, 0), -ECANCELED);
+	assert_string_equal(ferry_give_reason(e.give), "too small");
+	e.peer = -1;
+	end(&e);
+
+	for (int gone = 0; gone < 2; gone++) {
+		begin(&e, FERRY_WAY_BIT(FERRY_WAY_COPY), 0, 0, 0);
+		assert_int_equal(ferry_give_shadow(e.give, NULL, 0), 0);
+		hear_and_forget(&e, WIRE_SHADOW);
+		say(&e, WIRE_READY, NULL, 0, -1);
+		assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_READY, -1), 0);
+		say(&e, WIRE_ABORT, "after all not", 13, -1);
+		if (gone) {
+			close(e.peer);
+			e.peer = -1;
+		}
+		assert_int_equal(ferry_give_commit(e.give), -ECANCELED);
+		assert_string_equal(ferry_give_reason(e.give), "after all not");
+		assert_int_equal(report_of(&e).phase, FERRY_PHASE_READY);
+		end(&e);
+	}
+}
+
+static int wait_for_page(void *arg)
+{
+	const struct ends *e = arg;
+	uint64_t value;
+	int uffd = ferry_uffd_open(0, 0);
+
+	check_equal(
+		uffd_register(uffd, (uintptr_t)e->dst, LEN, UFFDIO_REGISTER_MODE_MISSING, NULL), 0);
+	send_fd(e->peer, uffd);
+	return peek(e->dst, &value);
+}
+
+/* The same, and the giver notices first that the process is gone, by the page that it waited for. */
+static void test_reason_of_one_that_waited(void **state)
+{
+	struct ends e;
+
+	(void)state;
+	close(open_uffd(0));
+	make_ends(&e);
+	pid_t taker = spawn(wait_for_page, &e);
+	e.uffd = receive_fd(e.sock);
+	attach(&e, FERRY_WAY_BIT(FERRY_WAY_COPY), 0, 0);
+	wait_readable(e.uffd);
+	/* Its fault is read and put off until the shadow. */
+	int wake = eventfd(1, EFD_CLOEXEC);
+	for (struct pollfd fd = {.fd = e.uffd, .events = POLLIN}; poll(&fd, 1, 0) > 0;)
+		assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_SHADOW, wake), 1);
+	close(wake);
+	say(&e, WIRE_ABORT, "no room", 7, -1);
+	kill_and_reap(taker);
+	assert_int_equal(ferry_give_shadow(e.give, NULL, 0), 0);
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_READY, -1), -ECANCELED);
+	assert_string_equal(ferry_give_reason(e.give), "no room");
+	end(&e);
+}
+
 static void test_no_stage(void **state)
 {
 	struct ends e;
@@ -258,6 +340,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_done_once),
 		TEST(test_nonsense_after_commit),
+		TEST(test_reason_of_one_that_is_gone),
+		TEST(test_reason_of_one_that_waited),
 		TEST(test_no_stage),
 		TEST(test_stage_fails),
 	};

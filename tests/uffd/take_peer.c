@@ -410,6 +410,84 @@ static void test_closing(void **state)
 	free_ends(&e);
 }
 
+/* Once, with its reason, and then nothing more. */
+static void hear_reason(struct ends *e, const char *want)
+{
+	char byte;
+	struct wire_msg msg = hear(e, WIRE_ABORT);
+
+	assert_string_equal((char *)msg.payload, want);
+	wire_msg_free(&msg);
+	assert_int_equal(read(e->peer, &byte, 1), 0);
+	free_ends(e);
+}
+
+static void test_own_reason(void **state)
+{
+	char longer[1000];
+	struct ends e = {0};
+	int sock;
+
+	(void)state;
+	begin(&e);
+	ferry_take_abort(e.take, "I do not like it");
+	e.take = NULL;
+	hear_reason(&e, "I do not like it");
+
+	begin_attached(&e);
+	ferry_take_abort(e.take, NULL);
+	e.take = NULL;
+	hear_reason(&e, "the taker gave up");
+
+	begin_attached(&e);
+	say_shadow(&e, 0);
+	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), 0);
+	ferry_take_abort(e.take, "two\nlines");
+	e.take = NULL;
+	hear_reason(&e, "two lines");
+
+	/* Its deadline has passed; it has not closed yet. */
+	begin_attached(&e);
+	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), -ETIMEDOUT);
+	memset(longer, 'x', sizeof(longer));
+	longer[sizeof(longer) - 1] = 0;
+	ferry_take_abort(e.take, longer);
+	e.take = NULL;
+	longer[WIRE_REASON - 1] = 0;
+	hear_reason(&e, longer);
+
+	/* What the taker finds out by itself. */
+	begin_attached(&e);
+	say_done(&e);
+	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), -EPROTO);
+	ferry_take_abort(e.take, "too late to say more");
+	e.take = NULL;
+	hear_reason(&e, strerror(EPROTO));
+
+	make_ends(&e, &sock);
+	say_shadow(&e, 0);
+	assert_int_equal(open_take(&e, sock), -EPROTO);
+	hear_and_forget(&e, WIRE_HELLO);
+	hear_reason(&e, strerror(EPROTO));
+	ferry_take_abort(NULL, "nothing");
+}
+
+/* When the memory is its own there is nothing to be given up: it waits for the rest. */
+static void test_too_late_to_give_up(void **state)
+{
+	struct ends e = {0};
+
+	(void)state;
+	begin_committed(&e);
+	say_done(&e);
+	ferry_take_abort(e.take, "no more");
+	e.take = NULL;
+	hear_and_forget(&e, WIRE_FINISHED);
+	char byte;
+	assert_int_equal(read(e.peer, &byte, 1), 0);
+	free_ends(&e);
+}
+
 /* A reason as long as it can be: it ends where it ends. */
 static void test_longest_reason(void **state)
 {
@@ -743,6 +821,8 @@ int main(void)
 		TEST(test_given_up_while_waiting),
 		TEST(test_given_up_after_commit),
 		TEST(test_closing),
+		TEST(test_own_reason),
+		TEST(test_too_late_to_give_up),
 		TEST(test_longest_reason),
 		TEST(test_out_of_order),
 		TEST(test_commit_too_early),

@@ -291,15 +291,15 @@ static void test_names(void **state)
 /* ---- symbols */
 
 static const char *const symbols[] = {
-	"ferry_caps_probe",    "ferry_give_close",  "ferry_give_commit", "ferry_give_open",
-	"ferry_give_report",   "ferry_give_shadow", "ferry_give_wait",   "ferry_loop_free",
-	"ferry_loop_new",      "ferry_loop_retry",  "ferry_loop_run",    "ferry_loop_stats",
-	"ferry_loop_step",     "ferry_loop_stop",   "ferry_loop_watch",  "ferry_move",
-	"ferry_phase_name",    "ferry_source_file", "ferry_source_free", "ferry_source_memory",
-	"ferry_source_shared", "ferry_source_zero", "ferry_take_attach", "ferry_take_close",
-	"ferry_take_commit",   "ferry_take_done",   "ferry_take_map",    "ferry_take_offer",
-	"ferry_take_open",     "ferry_take_reason", "ferry_take_shadow", "ferry_uffd_open",
-	"ferry_way_name",
+	"ferry_caps_probe",    "ferry_give_close",    "ferry_give_commit", "ferry_give_open",
+	"ferry_give_reason",   "ferry_give_report",   "ferry_give_shadow", "ferry_give_wait",
+	"ferry_loop_free",     "ferry_loop_new",      "ferry_loop_retry",  "ferry_loop_run",
+	"ferry_loop_stats",    "ferry_loop_step",     "ferry_loop_stop",   "ferry_loop_watch",
+	"ferry_move",          "ferry_phase_name",    "ferry_source_file", "ferry_source_free",
+	"ferry_source_memory", "ferry_source_shared", "ferry_source_zero", "ferry_take_abort",
+	"ferry_take_attach",   "ferry_take_close",    "ferry_take_commit", "ferry_take_done",
+	"ferry_take_map",      "ferry_take_offer",    "ferry_take_open",   "ferry_take_reason",
+	"ferry_take_shadow",   "ferry_uffd_open",     "ferry_way_name",
 };
 
 /* The library of the same build as this program: BUILD/tests/unit/abi. */

@@ -341,8 +341,14 @@ static void test_waiting(void **state)
 		assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, fd[0]), 1);
 	close(fd[0]);
 	close(fd[1]);
+	assert_string_equal(ferry_give_reason(e.give), "");
+	say(&e, WIRE_ABORT, "not now", 7, -1);
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -ECANCELED);
+	assert_string_equal(ferry_give_reason(e.give), "not now");
+	/* Who says it twice has said it shorter, not mixed. */
 	say(&e, WIRE_ABORT, "no", 2, -1);
 	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -ECANCELED);
+	assert_string_equal(ferry_give_reason(e.give), "no");
 	close(e.peer);
 	e.peer = -1;
 	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -EPIPE);
@@ -371,6 +377,44 @@ static void test_giving_up(void **state)
 	msg = hear(&e, WIRE_ABORT);
 	assert_int_equal(msg.len, WIRE_REASON - 1);
 	wire_msg_free(&msg);
+	free_ends(&e);
+
+	/* What the other side would refuse as nonsense isn't sent. */
+	begin(&e);
+	ferry_give_close(e.give, "two\nlines\033[1m\177");
+	e.give = NULL;
+	msg = hear(&e, WIRE_ABORT);
+	assert_string_equal((char *)msg.payload, "two lines [1m ");
+	wire_msg_free(&msg);
+	free_ends(&e);
+}
+
+/* A reason as long as it can be, and one that can't be. */
+static void test_longest_reason(void **state)
+{
+	char text[WIRE_REASON];
+	struct ends e;
+
+	(void)state;
+	memset(text, 'r', sizeof(text));
+	begin(&e);
+	say(&e, WIRE_ABORT, text, WIRE_REASON - 1, -1);
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -ECANCELED);
+	assert_int_equal(strlen(ferry_give_reason(e.give)), WIRE_REASON - 1);
+	free_ends(&e);
+
+	struct wire_header h = {WIRE_MAGIC, WIRE_VERSION, WIRE_ABORT, WIRE_REASON, 0};
+	begin(&e);
+	assert_int_equal(write(e.peer, &h, sizeof(h)), sizeof(h));
+	assert_int_equal(write(e.peer, text, sizeof(text)), sizeof(text));
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -EPROTO);
+	assert_string_equal(ferry_give_reason(e.give), "");
+	free_ends(&e);
+
+	begin(&e);
+	say(&e, WIRE_ABORT, "\033c", 2, -1);
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -EPROTO);
+	assert_string_equal(ferry_give_reason(e.give), "");
 	free_ends(&e);
 }
 
@@ -481,7 +525,7 @@ int main(void)
 		TEST(test_too_many_shared), TEST(test_bad_options),  TEST(test_nobody_there),
 		TEST(test_not_a_taker),     TEST(test_wrong_order),  TEST(test_waiting),
 		TEST(test_giving_up),       TEST(test_out_of_order), TEST(test_forged_userfaultfd),
-		TEST(test_bad_attach),
+		TEST(test_bad_attach),      TEST(test_longest_reason),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

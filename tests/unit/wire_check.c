@@ -305,9 +305,13 @@ static void test_abort(void **state)
 	memset(text, 'a', sizeof(text));
 	assert_int_equal(check_payload(WIRE_ABORT, text, 0, 0), 0);
 	assert_int_equal(check_payload(WIRE_ABORT, text, sizeof(text) - 1, 0), 0);
-	text[7] = 0;
-	assert_int_equal(check_payload(WIRE_ABORT, text, 8, 0), -EPROTO);
-	assert_int_equal(check_payload(WIRE_ABORT, text, 7, 0), 0);
+	/* Neither does it end early, nor does it do anything to a terminal. */
+	for (int c = 0; c < 256; c++) {
+		bool is_control = c < ' ' || c == 127;
+		text[7] = (char)c;
+		assert_int_equal(check_payload(WIRE_ABORT, text, 8, 0), is_control ? -EPROTO : 0);
+		assert_int_equal(check_payload(WIRE_ABORT, text, 7, 0), 0);
+	}
 }
 
 static void test_views(void **state)
