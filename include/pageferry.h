@@ -248,7 +248,8 @@ int ferry_loop_watch(struct ferry_loop *loop, int uffd, uint64_t addr, uint64_t 
  * One round: wait up to @timeout_ms (-1: for ever, 0: don't wait) for messages, apply all events,
  * then resolve all faults.
  * Returns the number of messages handled, 0 on timeout or ferry_loop_stop; -ESRCH: every watched
- * process is gone; another -errno if polling or reading itself failed.
+ * process is gone; -ENOMEM: to follow what may come takes more memory, so nothing was read, and
+ * whoever waits goes on waiting: call it again; another -errno if polling or reading itself failed.
  */
 int ferry_loop_step(struct ferry_loop *loop, int timeout_ms);
 
@@ -412,7 +413,7 @@ int ferry_give_open(struct ferry_give **give, int sock, const struct ferry_offer
  * Returns 0: the phase is reached; 1: @wake_fd is readable; -ETIMEDOUT: the taker didn't do its
  * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up, see ferry_give_reason; -EPROTO: it
  * sent nonsense; -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL: nothing
- * could ever end the waiting; -ENOMEM.
+ * could ever end the waiting; -ENOMEM: nothing is lost by that, call it again.
  * After an error before committed the giver still has all of its memory. While it is not called
  * nothing is served: call it again until DONE.
  */

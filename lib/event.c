@@ -4,28 +4,18 @@
  * these messages is unread the kernel answers every resolving ioctl with EAGAIN, and the program's
  * call waits: reading it lets the program go on.
  */
-#include <errno.h>
-#include <unistd.h>
-
 #include "lib/loop.h"
 
 /*
  * The child has the parent's pages so far; what is missing comes from the same sources. Nothing tells
  * of a child's end: to keep few descriptors of dead ones, look for them whenever a new one comes.
  */
-static int forked(struct ferry_loop *loop, const struct space *parent, int uffd)
+static void forked(struct ferry_loop *loop, const struct space *parent, int uffd)
 {
-	struct space *child;
-
 	for (size_t i = 0; i < loop->nspaces; i++)
 		if (loop->spaces[i]->owned && resolve_is_gone(loop->spaces[i]->uffd))
 			loop->spaces[i]->gone = true;
-	int ret = loop_add_space(loop, uffd, true, &child);
-	if (ret) {
-		close(uffd);
-		return ret;
-	}
-	return rangeset_clone(&child->regions, &parent->regions);
+	loop_add_child(loop, parent, uffd);
 }
 
 /* After a fork two programs may have the same page. */
@@ -55,18 +45,20 @@ static void tell_removed(const struct ferry_loop *loop, const struct space *spac
 	}
 }
 
-int event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg)
+void event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg)
 {
 	uint64_t start = msg->arg.remove.start, end = msg->arg.remove.end;
 
 	switch (msg->event) {
 	case UFFD_EVENT_FORK:
 		loop->stats.forks++;
-		return forked(loop, space, (int)msg->arg.fork.ufd);
+		forked(loop, space, (int)msg->arg.fork.ufd);
+		break;
 	case UFFD_EVENT_REMAP:
 		loop->stats.remaps++;
-		return rangeset_shift(&space->regions, msg->arg.remap.from, msg->arg.remap.to,
-				      msg->arg.remap.len);
+		rangeset_shift(&space->regions, msg->arg.remap.from, msg->arg.remap.to,
+			       msg->arg.remap.len);
+		break;
 	case UFFD_EVENT_REMOVE:
 		loop->stats.removes++;
 		tell_removed(loop, space, start, end);
@@ -74,12 +66,12 @@ int event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_
 		 * From now on the range reads as zero, whatever its source once had: this is what
 		 * MADV_DONTNEED promises to the program.
 		 */
-		return rangeset_replace(&space->regions, start, end, ferry_source_zero());
+		rangeset_replace(&space->regions, start, end, ferry_source_zero());
+		break;
 	case UFFD_EVENT_UNMAP:
 		loop->stats.unmaps++;
 		tell_removed(loop, space, start, end);
-		return rangeset_cut(&space->regions, start, end);
-	default:
-		return 0;
+		rangeset_cut(&space->regions, start, end);
+		break;
 	}
 }

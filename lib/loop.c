@@ -54,6 +54,9 @@ void ferry_loop_free(struct ferry_loop *loop)
 		space_fini(loop->spaces[i]);
 		free(loop->spaces[i]);
 	}
+	if (loop->child)
+		space_fini(loop->child);
+	free(loop->child);
 	free(loop->spaces);
 	free(loop->fds);
 	close(loop->stop_fd);
@@ -68,30 +71,84 @@ struct space *loop_space(const struct ferry_loop *loop, int uffd)
 	return NULL;
 }
 
-int loop_add_space(struct ferry_loop *loop, int uffd, bool owned, struct space **out)
+static int reserve_spaces(struct ferry_loop *loop)
+{
+	size_t cap = loop->cap_spaces * 2 + 4;
+
+	if (loop->nspaces < loop->cap_spaces)
+		return 0;
+	struct space **v = reallocarray(loop->spaces, cap, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	loop->spaces = v;
+	loop->cap_spaces = cap;
+	return 0;
+}
+
+static struct space *new_space(void)
+{
+	struct space *space = reallocarray(NULL, 1, sizeof(*space));
+	if (space)
+		space_init(space, -1, false);
+	return space;
+}
+
+/* A read that blocks would hold up every other process's faults. */
+static int set_nonblock(int uffd)
 {
 	int flags = fcntl(uffd, F_GETFL);
+	return flags < 0 || fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
 
+static int add_space(struct ferry_loop *loop, int uffd, struct space **out)
+{
 	/*
 	 * It may come from another process. A message from anything but the kernel could name any
 	 * descriptor of ours as that of a child.
 	 */
 	if (!uffd_is(uffd))
 		return -EINVAL;
-	/* A read that blocks would hold up every other process's faults. */
-	if (flags < 0 || fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
-	struct space **v = reallocarray(loop->spaces, loop->nspaces + 1, sizeof(struct space *));
-	if (!v)
+	int ret = set_nonblock(uffd);
+	if (ret)
+		return ret;
+	if (reserve_spaces(loop))
 		return -ENOMEM;
-	loop->spaces = v;
-	struct space *space = malloc(sizeof(*space));
+	struct space *space = new_space();
 	if (!space)
 		return -ENOMEM;
-	space_init(space, uffd, owned);
+	space->uffd = uffd;
+	space->forks = uffd_tells_forks(uffd);
 	loop->spaces[loop->nspaces++] = space;
 	*out = space;
 	return 0;
+}
+
+void loop_add_child(struct ferry_loop *loop, const struct space *parent, int uffd)
+{
+	struct space *child = loop->child;
+
+	loop->child = NULL;
+	child->uffd = uffd;
+	child->owned = child->forks = true;
+	set_nonblock(uffd);
+	rangeset_clone(&child->regions, &parent->regions);
+	loop->spaces[loop->nspaces++] = child;
+}
+
+static int reserve_child(struct ferry_loop *loop, const struct space *parent)
+{
+	if (!loop->child)
+		loop->child = new_space();
+	if (!loop->child || reserve_spaces(loop))
+		return -ENOMEM;
+	return rangeset_reserve_clone(&loop->child->regions, &parent->regions);
+}
+
+/* What @n messages may need, whatever they are. */
+static int reserve_for(struct ferry_loop *loop, struct space *space, size_t n)
+{
+	int ret = rangeset_reserve(&space->regions, n);
+	return !ret && space->forks ? reserve_child(loop, space) : ret;
 }
 
 int ferry_loop_watch(struct ferry_loop *loop, int uffd, uint64_t addr, uint64_t len,
@@ -101,7 +158,7 @@ int ferry_loop_watch(struct ferry_loop *loop, int uffd, uint64_t addr, uint64_t 
 		return -EINVAL;
 	struct space *space = loop_space(loop, uffd);
 	if (!space) {
-		int ret = loop_add_space(loop, uffd, false, &space);
+		int ret = add_space(loop, uffd, &space);
 		if (ret)
 			return ret;
 	}
@@ -229,34 +286,43 @@ static int retry_deferred(struct ferry_loop *loop, struct space *space)
 	return ret;
 }
 
-/* Read until empty; events take effect at once, in order, faults are collected. */
+static void follow(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg)
+{
+	if (msg->event != UFFD_EVENT_PAGEFAULT) {
+		event_apply(loop, space, msg);
+		return;
+	}
+	struct ferry_fault fault = fault_of(msg);
+	loop->stats.faults++;
+	space_defer(space, &fault, false);
+}
+
+/*
+ * Read until empty; events take effect at once, in order, faults are collected. Without the memory to
+ * follow what may come nothing is read: it waits in the kernel, and nothing is resolved meanwhile.
+ */
 static int drain(struct ferry_loop *loop, struct space *space)
 {
+	/* A fork may need as much memory as all there is so far: one at a time. */
+	size_t batch = space->forks ? 1 : BATCH;
 	struct uffd_msg msgs[BATCH];
-	int handled = 0, failed = 0;
+	int handled = 0;
 
 	for (;;) {
-		ssize_t got = read(space->uffd, msgs, sizeof(msgs));
-		if (got < 0 && errno != EAGAIN && errno != EINTR && !failed)
-			failed = -errno;
+		int ret = reserve_for(loop, space, batch);
+		if (ret)
+			return ret;
+		ssize_t got = read(space->uffd, msgs, batch * sizeof(msgs[0]));
+		if (got < 0 && errno != EAGAIN && errno != EINTR)
+			return -errno;
 		size_t n = got < 0 ? 0 : (size_t)got / sizeof(msgs[0]);
 		if (n && loop->timed)
 			loop->drained_ns = clock_ns();
-		for (size_t i = 0; i < n; i++) {
-			int ret = 0;
-			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
-				struct ferry_fault fault = fault_of(&msgs[i]);
-				loop->stats.faults++;
-				space_defer(space, &fault, false);
-			} else {
-				ret = event_apply(loop, space, &msgs[i]);
-			}
-			/* There is no second reading: the other messages count all the same. */
-			failed = failed ? failed : ret;
-		}
+		for (size_t i = 0; i < n; i++)
+			follow(loop, space, &msgs[i]);
 		handled += (int)n;
-		if (n < BATCH)
-			return failed ? failed : handled;
+		if (n < batch)
+			return handled;
 	}
 }
 

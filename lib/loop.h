@@ -11,7 +11,8 @@
 
 struct ferry_loop {
 	struct space **spaces;
-	size_t nspaces;
+	size_t nspaces, cap_spaces;
+	struct space *child; /* for the next fork, so that there is memory to follow it */
 	struct pollfd *fds; /* one for each space, the stop event, the caller's */
 	size_t cap_fds;
 	int stop_fd;
@@ -30,9 +31,13 @@ struct ferry_loop {
 int loop_step(struct ferry_loop *loop, struct pollfd *extra, unsigned int n, int timeout_ms);
 
 struct space *loop_space(const struct ferry_loop *loop, int uffd);
-int loop_add_space(struct ferry_loop *loop, int uffd, bool owned, struct space **space);
+/* @uffd came with a fork event of @parent. */
+void loop_add_child(struct ferry_loop *loop, const struct space *parent, int uffd);
 
-/* Follow one event; @space may stay valid, other spaces may be added. -errno: out of memory. */
-int event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg);
+/*
+ * Follow one event; other spaces may be added. An event is read once, and one that isn't followed
+ * means wrong pages: so whoever reads it makes room first, and this can't fail.
+ */
+void event_apply(struct ferry_loop *loop, struct space *space, const struct uffd_msg *msg);
 
 #endif

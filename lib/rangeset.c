@@ -12,18 +12,22 @@ void rangeset_free(struct rangeset *set)
 	*set = (struct rangeset){ 0 };
 }
 
-/* A cut makes one interval into two at most, an insert adds one: room for both beforehand. */
 static int reserve(struct rangeset *set, size_t more)
 {
 	if (set->cap - set->n >= more)
 		return 0;
 	size_t cap = set->cap * 2 + more + 8;
-	struct range *v = reallocarray(set->v, cap, sizeof(*v));
+	struct range *v = reallocarray(set->v, cap, 2 * sizeof(*v));
 	if (!v)
 		return -ENOMEM;
 	set->v = v;
 	set->cap = cap;
 	return 0;
+}
+
+int rangeset_reserve(struct rangeset *set, size_t changes)
+{
+	return reserve(set, changes * RANGESET_SLOTS);
 }
 
 size_t rangeset_from(const struct rangeset *set, uint64_t addr)
@@ -141,40 +145,37 @@ int rangeset_replace(struct rangeset *set, uint64_t start, uint64_t end, struct 
 
 int rangeset_shift(struct rangeset *set, uint64_t from, uint64_t to, uint64_t len)
 {
-	struct rangeset moved = { 0 };
-	int ret = 0;
-
-	if (reserve(set, 4 + set->n))
+	/* Two borders here, and one interval at the new place that becomes two. */
+	if (reserve(set, RANGESET_SLOTS))
 		return -ENOMEM;
 	split(set, from);
 	split(set, from + len);
-	for (size_t i = rangeset_from(set, from); i < set->n && set->v[i].end <= from + len; i++) {
-		struct range r = set->v[i];
-		r.start = r.start - from + to;
-		r.end = r.end - from + to;
-		ret = rangeset_insert(&moved, r);
-		if (ret)
-			goto out;
+	struct range *moved = set->v + set->cap;
+	size_t first = rangeset_from(set, from), n = 0;
+	for (; first + n < set->n && set->v[first + n].end <= from + len; n++) {
+		moved[n] = set->v[first + n];
+		moved[n].start = moved[n].start - from + to;
+		moved[n].end = moved[n].end - from + to;
 	}
+	drop(set, first, n);
 	/* Can't fail any more: the room is there, and mremap has emptied the new place. */
-	rangeset_cut(set, from, from + len);
 	rangeset_cut(set, to, to + len);
-	for (size_t i = 0; i < moved.n; i++)
-		rangeset_insert(set, moved.v[i]);
-out:
-	rangeset_free(&moved);
-	return ret;
+	for (size_t i = 0; i < n; i++)
+		rangeset_insert(set, moved[i]);
+	return 0;
+}
+
+int rangeset_reserve_clone(struct rangeset *dst, const struct rangeset *src)
+{
+	return reserve(dst, src->n);
 }
 
 int rangeset_clone(struct rangeset *dst, const struct rangeset *src)
 {
-	*dst = (struct rangeset){ 0 };
-	if (!src->n)
-		return 0;
-	dst->v = reallocarray(NULL, src->n, sizeof(*src->v));
-	if (!dst->v)
+	if (rangeset_reserve_clone(dst, src))
 		return -ENOMEM;
-	memcpy(dst->v, src->v, src->n * sizeof(*src->v));
-	dst->n = dst->cap = src->n;
+	if (src->n)
+		memcpy(dst->v, src->v, src->n * sizeof(*src->v));
+	dst->n = src->n;
 	return 0;
 }

@@ -19,6 +19,7 @@ struct deferred {
 struct space {
 	int uffd;
 	bool owned; /* came with a FORK event: ours to close */
+	bool forks; /* such an event may come */
 	bool gone;  /* the process has exited */
 	struct rangeset regions;
 	struct deferred *deferred;

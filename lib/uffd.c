@@ -166,6 +166,22 @@ bool uffd_is(int fd)
 	       !memcmp(name, want, sizeof(want) - 1);
 }
 
+bool uffd_tells_forks(int fd)
+{
+	unsigned long long features = UFFD_FEATURE_EVENT_FORK;
+	char path[40], line[128];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return true;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "API: %*x:%llx:", &features) == 1)
+			break;
+	fclose(f);
+	return features & UFFD_FEATURE_EVENT_FORK;
+}
+
 bool range_valid(uint64_t addr, uint64_t len)
 {
 	return len && !((addr | len) % FERRY_PAGE) && addr + len > addr;

@@ -35,6 +35,9 @@ int uffd_writeprotect(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
 /* Is @fd a userfaultfd, and nothing that only answers like one? */
 bool uffd_is(int fd);
 
+/* May it report forks? What the kernel doesn't tell counts as yes. */
+bool uffd_tells_forks(int fd);
+
 /* Is [@addr, @addr + @len) page-aligned, not empty, and without wrap-around? */
 bool range_valid(uint64_t addr, uint64_t len);
 

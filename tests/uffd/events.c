@@ -628,6 +628,21 @@ static void test_many_children(void **state)
 		fail_msg("%u descriptors of dead children", most - before);
 }
 
+/* The loop needs to know: each fork may take as much memory as everything before it. */
+static void test_tells_forks(void **state)
+{
+	(void)state;
+	int without = open_uffd(EVENTS), with = open_uffd(EVENTS | UFFD_FEATURE_EVENT_FORK);
+
+	assert_false(uffd_tells_forks(without));
+	assert_true(uffd_tells_forks(with));
+	close(without);
+	close(with);
+	/* In doubt, yes. */
+	assert_true(uffd_tells_forks(with));
+	assert_true(uffd_tells_forks(STDERR_FILENO));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -647,6 +662,7 @@ int main(void)
 		TEST(test_discard_in_child),
 		TEST(test_discard_after_child),
 		TEST(test_many_children),
+		TEST(test_tells_forks),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

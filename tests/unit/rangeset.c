@@ -226,6 +226,58 @@ static void test_no_memory(void **state)
 	assert_true(failed > 500);
 }
 
+/* With exactly the room that was asked for, as many changes as it was asked for can't fail. */
+static void test_reserved(void **state)
+{
+	uint64_t seed = 4711;
+
+	(void)state;
+	for (size_t round = 0; round < 3000; round++) {
+		size_t changes = round % 5;
+		struct rangeset set = {0};
+		struct model m = {0};
+		for (size_t i = 0; i < round % 40; i++) {
+			struct op op = random_op(&seed);
+			if (possible(&op, &m))
+				one_round(&set, &m, &op);
+		}
+		assert_int_equal(rangeset_reserve(&set, changes), 0);
+		assert_true(set.cap - set.n >= changes * RANGESET_SLOTS);
+		set.cap = set.n + changes * RANGESET_SLOTS;
+		fail_after = 0;
+		for (size_t done = 0; done < changes;) {
+			struct op op = random_op(&seed);
+			if (!possible(&op, &m) || (op.kind == 0 && overlaps(&m, &op)))
+				continue;
+			one_round(&set, &m, &op);
+			assert_true(set.n <= set.cap);
+			done++;
+		}
+		fail_after = -1;
+		rangeset_free(&set);
+	}
+}
+
+static void test_reserved_clone(void **state)
+{
+	struct rangeset set = {0}, copy = {0};
+
+	(void)state;
+	for (unsigned int i = 0; i < PAGES; i += 2)
+		assert_int_equal(
+			rangeset_insert(&set, (struct range){at(i), at(i + 1), source(0), 0}), 0);
+	fail_after = 0;
+	assert_int_equal(rangeset_clone(&copy, &set), -ENOMEM);
+	assert_int_equal(rangeset_reserve_clone(&copy, &set), 0);
+	fail_after = 0;
+	assert_int_equal(rangeset_clone(&copy, &set), 0);
+	fail_after = -1;
+	assert_int_equal(copy.n, set.n);
+	assert_memory_equal(copy.v, set.v, set.n * sizeof(*set.v));
+	rangeset_free(&copy);
+	rangeset_free(&set);
+}
+
 /* A program that discards page after page, in any order, must not make the array grow for ever. */
 static void test_merge_bound(void **state)
 {
@@ -261,7 +313,7 @@ static void test_merge_bound(void **state)
 static void test_clone(void **state)
 {
 	uint64_t seed = 9;
-	struct rangeset set = {0}, copy, empty = {0};
+	struct rangeset set = {0}, copy = {0}, empty = {0};
 	struct model m = {0}, then;
 
 	(void)state;
@@ -315,8 +367,9 @@ static void test_ends(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_random), TEST(test_no_memory), TEST(test_merge_bound),
-		TEST(test_clone),  TEST(test_ends),
+		TEST(test_random),         TEST(test_no_memory),   TEST(test_reserved),
+		TEST(test_reserved_clone), TEST(test_merge_bound), TEST(test_clone),
+		TEST(test_ends),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
