@@ -18,6 +18,8 @@ enum kind page_kind(const struct plan *plan, unsigned int part, size_t page)
 
 	if (p->huge)
 		return page / (BLOCK / PAGE) % 3 == 2 ? KIND_ZEROS : KIND_DATA;
+	if (p->sparse && page / (BLOCK / PAGE) % 3 == 1)
+		return KIND_HOLE;
 	/* Runs of a kind, and single pages. */
 	if (page % 64 < 40)
 		state = page / 8 * 0x9e3779b97f4a7c15ull + part + 1;
@@ -35,7 +37,8 @@ uint64_t page_seed(unsigned int part, size_t page)
 
 static bool reads_as_zero(enum kind kind)
 {
-	return kind == KIND_HOLE || kind == KIND_ZERO_PAGE || kind == KIND_ZEROS;
+	return kind == KIND_HOLE || kind == KIND_ZERO_PAGE || kind == KIND_ZEROS ||
+	       kind == KIND_PUNCHED;
 }
 
 bool page_right(const struct plan *plan, unsigned int part, size_t page, const void *where)
@@ -87,6 +90,12 @@ static void fill_shared(const struct plan *plan, unsigned int part, char *mem, i
 		case KIND_FILE:
 			fill_page(page, page_seed(part, i));
 			check_equal(pwrite(fd, page, PAGE, (off_t)(p->fd_offset + i * PAGE)), PAGE);
+			break;
+		case KIND_PUNCHED:
+			fill_page(mem + i * PAGE, page_seed(part, i));
+			check_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					      (off_t)(p->fd_offset + i * PAGE), PAGE),
+				    0);
 			break;
 		default:
 			break;

@@ -19,6 +19,7 @@ enum kind {
 	KIND_ZEROS,     /* written with zeros */
 	KIND_SWAPPED,   /* written, then paged out if there is swap */
 	KIND_FILE,      /* shared memory: in the file, never mapped by the giver */
+	KIND_PUNCHED,   /* shared memory: written, then punched out of the file */
 	KINDS
 };
 #define KIND_BIT(kind) (1u << (kind))
@@ -27,7 +28,8 @@ enum kind {
 	(KIND_BIT(KIND_DATA) | KIND_BIT(KIND_HOLE) | KIND_BIT(KIND_ZERO_PAGE) |                    \
 	 KIND_BIT(KIND_ZEROS) | KIND_BIT(KIND_SWAPPED))
 #define KINDS_SHARED                                                                               \
-	(KIND_BIT(KIND_DATA) | KIND_BIT(KIND_HOLE) | KIND_BIT(KIND_ZEROS) | KIND_BIT(KIND_FILE))
+	(KIND_BIT(KIND_DATA) | KIND_BIT(KIND_HOLE) | KIND_BIT(KIND_ZEROS) | KIND_BIT(KIND_FILE) |  \
+	 KIND_BIT(KIND_PUNCHED))
 
 #define PARTS_MAX 6u
 
@@ -38,6 +40,7 @@ struct part {
 	uint32_t kinds; /* KIND_BIT(...): chosen page by page */
 	uint32_t flags; /* FERRY_RANGE_* */
 	bool huge;      /* of huge pages; kinds is not used: every third one holds zeros only */
+	bool sparse;    /* every third 2 MiB is a hole */
 	size_t fd_offset;
 };
 

@@ -154,6 +154,40 @@ static void test_shared(void **state)
 	handover_fini(&plan);
 }
 
+/*
+ * Blocks that are all hole, all there, and both mixed; pages that only the file has. What is in the
+ * file is there for the taker whether it was mapped for it or not, and nothing of it is taken for
+ * discarded.
+ */
+static void test_sparse(void **state)
+{
+	(void)state;
+	for (int idle = 0; idle < 2; idle++) {
+		struct plan plan = {.parts = {{.npages = 4 * BLOCK / PAGE + 77,
+					       .kinds = KINDS_SHARED,
+					       .sparse = true},
+					      {.npages = 2 * BLOCK / PAGE,
+					       .skip = 5 * PAGE,
+					       .kinds = KIND_BIT(KIND_HOLE)},
+					      {.npages = 700,
+					       .skip = BLOCK - PAGE,
+					       .kinds = KIND_BIT(KIND_FILE) | KIND_BIT(KIND_PUNCHED),
+					       .fd_offset = 3 * PAGE},
+					      {.npages = 600,
+					       .kinds = KIND_BIT(KIND_DATA) | KIND_BIT(KIND_PUNCHED)},
+					      {.npages = 600, .kinds = KIND_BIT(KIND_DATA)}},
+				    .nparts = 5,
+				    .idle = idle,
+				    .waiters = 1};
+		for (unsigned int i = 0; i < plan.nparts; i++)
+			plan.parts[i].flags = FERRY_RANGE_SHARED;
+		run(&plan);
+		assert_int_equal(plan.out->report.removed, 0);
+		assert_int_equal(way(&plan, FERRY_WAY_CONTINUE), plan.out->report.total);
+		handover_fini(&plan);
+	}
+}
+
 /* ---- huge pages */
 
 static const struct part huge = {.npages = 6 * BLOCK / PAGE, .huge = true};
@@ -351,10 +385,11 @@ static void test_exec(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_small),        TEST(test_one_page),     TEST(test_everything),
-		TEST(test_descriptors),  TEST(test_pushed_alone), TEST(test_shared),
-		TEST(test_huge_staged),  TEST(test_huge_touched), TEST(test_huge_copied),
-		TEST(test_small_staged), TEST(test_written),      TEST(test_exec),
+		TEST(test_small),       TEST(test_one_page),     TEST(test_everything),
+		TEST(test_descriptors), TEST(test_pushed_alone), TEST(test_shared),
+		TEST(test_sparse),      TEST(test_huge_staged),  TEST(test_huge_touched),
+		TEST(test_huge_copied), TEST(test_small_staged), TEST(test_written),
+		TEST(test_exec),
 	};
 	const char *role = getenv(ROLE), *sock = getenv(ROLE "_FD");
 
