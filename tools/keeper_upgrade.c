@@ -146,10 +146,7 @@ static int start(struct upgrade *up)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
 		return why_set(&up->why, -errno, "socketpair: %s", strerror(errno));
 	upgrade_remove_files(keeper, up->old->generation + 1);
-	err = sockets_share(&up->sockets, up->old->pidfd, up->old->pid, keeper->dir.path);
-	if (err)
-		upgrade_note(up, "QEMU's listening sockets can't be shared with a new QEMU: %s",
-			     strerror(-err));
+	upgrade_share_sockets(up);
 	succession = (struct succession){.sock = pair[1], .ports = up->sockets.words};
 	err = qemu_start(keeper, up->qemu, up->old->generation + 1, &succession, &up->new,
 			 &up->why);
@@ -373,7 +370,7 @@ static int finish(struct upgrade *up)
 	if (keeper->stop)
 		keeper_stop(keeper);
 	end_old(up);
-	sockets_release(&up->sockets);
+	upgrade_end_sockets(up);
 	up->end_ns = clock_ns();
 	keeper->next = NULL;
 	if (!up->new->ended)

@@ -15,8 +15,6 @@
 #include "preload/port.h"
 #include "tools/sockets.h"
 
-#define ASIDE ".pageferry"
-
 /*
  * The kernel takes 128 KiB for a variable. Listening sockets are opened first and have the lowest
  * descriptors: what is left out in the end are a guest's UDP connections, which nobody binds anew.
@@ -46,24 +44,18 @@ static bool is_within(const char *path, const char *dir)
 static int share_path(struct sockets *sockets, int fd)
 {
 	struct sockaddr_un addr = {0};
-	char path[sizeof(addr.sun_path) + 1], aside[sizeof(path) + sizeof(ASIDE)];
+	char path[sizeof(addr.sun_path) + 1];
 	socklen_t len = sizeof(addr);
 	struct stat st;
-	int err;
 
 	/* An abstract name has no file, and one that was removed needs none. */
 	if (getsockname(fd, (struct sockaddr *)&addr, &len) || len > sizeof(addr) ||
 	    len <= offsetof(struct sockaddr_un, sun_path) || !addr.sun_path[0])
 		return 0;
 	snprintf(path, sizeof(path), "%.*s", (int)sizeof(addr.sun_path), addr.sun_path);
-	snprintf(aside, sizeof(aside), "%s" ASIDE, path);
-	if (is_within(path, sockets->except) || stat(path, &st) || !S_ISSOCK(st.st_mode))
+	if (is_within(path, sockets->except) || lstat(path, &st) || !S_ISSOCK(st.st_mode))
 		return 0;
-	unlink(aside);
-	if (link(path, aside))
-		return -errno;
-	err = strings_add(&sockets->asides, aside);
-	return err ? err : strings_add(&sockets->paths, path);
+	return asides_add(&sockets->asides, path);
 }
 
 /* Where @fd is bound; false: nowhere that another socket could be bound, too. */
@@ -168,14 +160,29 @@ int sockets_share(struct sockets *sockets, int pidfd, pid_t pid, const char *exc
 	return err;
 }
 
+const struct aside *sockets_set_aside(struct sockets *sockets, int *err)
+{
+	const struct aside *failed = NULL;
+
+	for (unsigned int i = 0; i < sockets->asides.n; i++) {
+		const struct aside *aside = &sockets->asides.items[i];
+		int ret = aside_link(aside);
+
+		if (!ret || failed)
+			continue;
+		*err = ret;
+		failed = aside;
+	}
+	return failed;
+}
+
 static void end(struct sockets *sockets)
 {
 	for (size_t i = 0; i < sockets->nports; i++)
 		close(sockets->ports[i]);
 	free(sockets->ports);
 	free(sockets->words);
-	strings_free(&sockets->paths);
-	strings_free(&sockets->asides);
+	asides_free(&sockets->asides);
 	memset(sockets, 0, sizeof(*sockets));
 }
 
@@ -183,16 +190,14 @@ void sockets_restore(struct sockets *sockets)
 {
 	for (size_t i = 0; i < sockets->nports; i++)
 		set_reuse(sockets->ports[i], 0);
-	for (size_t i = 0; i < sockets->paths.n; i++)
-		rename(sockets->asides.items[i], sockets->paths.items[i]);
-	/* Where the other QEMU never came to its sockets, both names are still one file, and
-	 * rename() leaves them both. */
-	sockets_release(sockets);
+	for (unsigned int i = 0; i < sockets->asides.n; i++)
+		aside_restore(&sockets->asides.items[i]);
+	end(sockets);
 }
 
 void sockets_release(struct sockets *sockets)
 {
-	for (size_t i = 0; i < sockets->asides.n; i++)
-		unlink(sockets->asides.items[i]);
+	for (unsigned int i = 0; i < sockets->asides.n; i++)
+		aside_remove(&sockets->asides.items[i]);
 	end(sockets);
 }

@@ -6,7 +6,7 @@
  * A port can be had by both if both sockets say so (SO_REUSEPORT); the old one's are made to here,
  * the new one's by the preloaded library, which is told the old one's addresses and changes no
  * others. The path of a UNIX socket is simply taken over: QEMU
- * unlinks it. So a second link is kept aside, to be put back if the upgrade fails.
+ * unlinks it. So a second link is kept aside, to be put back if the upgrade fails; see asides.h.
  */
 #ifndef PAGEFERRY_SOCKETS_H
 #define PAGEFERRY_SOCKETS_H
@@ -14,12 +14,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#include "tools/strings.h"
+#include "tools/asides.h"
 
 struct sockets {
 	const char *except;
-	struct strings paths;
-	struct strings asides; /* one for each */
+	struct asides asides;
 	int *ports;            /* duplicates of the old QEMU's descriptors */
 	size_t nports;
 	char *words; /* their addresses, as in preload/port.h; NULL: none */
@@ -27,9 +26,12 @@ struct sockets {
 
 /**
  * Let another QEMU listen where the process @pid, behind @pidfd, does; sockets in the directory
- * @except are left alone. Returns 0 or -errno.
+ * @except are left alone. The asides are only planned. Returns 0 or -errno.
  */
 int sockets_share(struct sockets *sockets, int pidfd, pid_t pid, const char *except);
+
+/** Make the asides. Returns the first one that can't be made, with @err; or NULL. */
+const struct aside *sockets_set_aside(struct sockets *sockets, int *err);
 
 /** The other QEMU is gone: everything as it was. */
 void sockets_restore(struct sockets *sockets);

@@ -37,6 +37,22 @@ static struct json_object *process_to_json(const struct state_process *process)
 	return object;
 }
 
+static struct json_object *asides_to_json(const struct asides *asides)
+{
+	struct json_object *array = json_object_new_array();
+
+	for (unsigned int i = 0; i < asides->n; i++) {
+		const struct aside *aside = &asides->items[i];
+		struct json_object *object = json_object_new_object();
+
+		json_object_object_add(object, "name", json_object_new_string(aside->name));
+		json_object_object_add(object, "dev", json_object_new_int64((int64_t)aside->dev));
+		json_object_object_add(object, "ino", json_object_new_int64((int64_t)aside->ino));
+		json_object_array_add(array, object);
+	}
+	return array;
+}
+
 struct json_object *state_to_json(const struct state *state)
 {
 	struct json_object *root = json_object_new_object();
@@ -57,6 +73,8 @@ struct json_object *state_to_json(const struct state *state)
 	json_object_object_add(root, "upgraded", json_object_new_int64(state->upgraded));
 	json_object_object_add(root, "argv", strings_to_json(state->argv));
 	json_object_object_add(root, "added", strings_to_json(state->added));
+	if (state->asides.n)
+		json_object_object_add(root, "asides", asides_to_json(&state->asides));
 	return root;
 }
 
@@ -121,6 +139,34 @@ static bool processes_from_json(struct json_object *root, struct state *state)
 	return true;
 }
 
+static bool aside_from_json(struct json_object *object, struct aside *aside)
+{
+	const char *name = json_get_string(object, "name");
+	int64_t dev, ino;
+
+	if (!name || !json_get_int(object, "dev", INT64_MIN, INT64_MAX, &dev) ||
+	    !json_get_int(object, "ino", INT64_MIN, INT64_MAX, &ino))
+		return false;
+	aside->dev = (uint64_t)dev;
+	aside->ino = (uint64_t)ino;
+	aside->name = strdup(name);
+	return aside->name;
+}
+
+static bool asides_from_json(struct json_object *root, struct asides *asides)
+{
+	struct json_object *array = json_get(root, "asides", json_type_array);
+	size_t n = array ? json_object_array_length(array) : 0;
+
+	if (n > STRINGS_MAX)
+		return false;
+	asides->items = calloc(n + 1, sizeof(*asides->items));
+	for (size_t i = 0; asides->items && i < n; i++, asides->n++)
+		if (!aside_from_json(json_object_array_get_idx(array, i), &asides->items[i]))
+			return false;
+	return asides->items;
+}
+
 int state_from_json(struct json_object *root, struct state *state)
 {
 	int64_t format, keeper, start, generation, ram;
@@ -141,6 +187,7 @@ int state_from_json(struct json_object *root, struct state *state)
 	state->argv = strings_from_json(json_get(root, "argv", json_type_array));
 	state->added = strings_from_json(json_get(root, "added", json_type_array));
 	if (state->argv && state->added && processes_from_json(root, state) &&
+	    asides_from_json(root, &state->asides) &&
 	    copy_string(root, "name", state->name, sizeof(state->name)) &&
 	    copy_string(root, "boot", state->boot, sizeof(state->boot)) &&
 	    state_name_valid(state->name))
@@ -155,6 +202,9 @@ void state_free(struct state *state)
 		free(state->process[i].qemu);
 	free_strings(state->argv);
 	free_strings(state->added);
+	for (unsigned int i = 0; i < state->asides.n; i++)
+		free(state->asides.items[i].name);
+	free(state->asides.items);
 	memset(state, 0, sizeof(*state));
 }
 

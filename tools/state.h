@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "tools/asides.h"
 #include "tools/tool.h"
 
 #define STATE_NAME_MAX  64
@@ -53,6 +54,7 @@ struct state {
 	int64_t upgraded; /* the last time; 0: never */
 	char **argv;      /* the user's arguments, without the program */
 	char **added;     /* what the keeper gave besides, in the current generation */
+	struct asides asides; /* during an upgrade */
 };
 
 /** Is it [A-Za-z0-9][A-Za-z0-9._-]*, at most STATE_NAME_MAX characters? */

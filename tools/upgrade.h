@@ -68,6 +68,13 @@ int upgrade_ask_version(struct upgrade *up, struct qemu *qemu, char *version, si
 int upgrade_set_capabilities(struct upgrade *up);
 void upgrade_restore_capabilities(struct upgrade *up, struct qemu *qemu);
 
+/* upgrade_sockets.c */
+
+void upgrade_share_sockets(struct upgrade *up);
+
+/** One of the QEMUs is gone: its addresses are the other one's alone. */
+void upgrade_end_sockets(struct upgrade *up);
+
 /* upgrade_abort.c */
 
 /** Give up before the commit: the guest goes on in the old QEMU. */

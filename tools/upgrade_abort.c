@@ -69,7 +69,7 @@ void upgrade_abort(struct upgrade *up)
 	up->aborting = true;
 	upgrade_tell_phase(up, "cancelling");
 	end_new(up);
-	sockets_restore(&up->sockets);
+	upgrade_end_sockets(up);
 	err = up->old->ended ? 0 : wait_for_old(up);
 	check_old(up, err);
 	qemu_qmp_close(up->old);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tools/keeper.h"
+#include "tools/leftovers.h"
 #include "tools/proc.h"
 #include "tools/strings.h"
 
@@ -111,11 +112,13 @@ static int claim(struct state_dir *dir, const char *name, struct why *why)
 	if (err)
 		return why_set(why, err, "%s: can't be locked: %s", name, strerror(-err));
 	err = check_left_over(dir, why);
-	if (err)
+	if (err) {
 		state_dir_close(dir);
-	else
-		state_dir_clear(dir);
-	return err;
+		return err;
+	}
+	leftovers_clear(dir);
+	state_dir_clear(dir);
+	return 0;
 }
 
 static int make_ram_file(struct keeper *keeper, struct why *why)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/leftovers.h"
 #include "tools/proc.h"
 #include "tools/qmp.h"
 #include "tools/state.h"
@@ -97,8 +98,10 @@ static int stop_alone(struct state_dir *dir)
 		return err;
 	}
 	err = end_processes(dir);
-	if (!err)
+	if (!err) {
+		leftovers_clear(dir);
 		err = state_dir_remove(dir);
+	}
 	if (err == -ENOTEMPTY)
 		say("%s: some files there are not pageferry's: remove them", dir->path);
 	return err;

@@ -11,6 +11,7 @@
 #include "pageferry.h"
 #include "tools/json_get.h"
 #include "tools/keeper.h"
+#include "tools/leftovers.h"
 #include "tools/vm_client.h"
 
 #define BAR_WIDTH 40
@@ -270,6 +271,9 @@ static struct json_object *upgrade(const struct options *options)
 						"list'"
 					      : why.text);
 	fd = keeper_connect(dir.path);
+	/* Its VM may have been left without the sockets that its users know. */
+	if (fd < 0 && !state_dir_lock(&dir))
+		leftovers_clear(&dir);
 	state_dir_close(&dir);
 	if (fd < 0)
 		return failure("its keeper is gone, so it can't be upgraded: stop the VM and run "
