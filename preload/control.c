@@ -13,6 +13,7 @@ void control_send(const struct vm *vm, const struct control_msg *msg)
 	struct control_msg m = *msg;
 
 	m.version = CONTROL_VERSION;
+	m.serial = vm->serial;
 	m.report.size = sizeof(m.report);
 	/* A keeper that doesn't listen must not hold up the VM. */
 	send(vm->control, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -46,7 +47,7 @@ static int take_fd(struct msghdr *mh)
 	return fd;
 }
 
-int control_recv(const struct vm *vm, struct control_msg *msg, int *fd)
+int control_recv(struct vm *vm, struct control_msg *msg, int *fd)
 {
 	union {
 		char buf[CMSG_SPACE(sizeof(int))];
@@ -66,6 +67,8 @@ int control_recv(const struct vm *vm, struct control_msg *msg, int *fd)
 	*fd = take_fd(&mh);
 	if (n == sizeof(*msg) && msg->version == CONTROL_VERSION && !(mh.msg_flags & MSG_TRUNC)) {
 		msg->text[sizeof(msg->text) - 1] = 0;
+		if (msg->type == CONTROL_GIVE)
+			vm->serial = msg->serial;
 		return 0;
 	}
 	if (*fd >= 0)

@@ -22,6 +22,10 @@
  *
  * Until COMMIT the keeper may send CANCEL, die, or lose the new QEMU: the old QEMU lets its own VM
  * run again, through a QMP socket of its own, and says RESUMED (or FAILED if it can't).
+ *
+ * The keeper doesn't wait for that for ever, and may begin another upgrade. So each GIVE has a serial
+ * number, and what the library says afterwards has the same: by that the keeper knows an answer that
+ * is late. Before its first GIVE, a new QEMU while it takes over among others, the number is 0.
  */
 #ifndef PAGEFERRY_CONTROL_H
 #define PAGEFERRY_CONTROL_H
@@ -30,7 +34,7 @@
 
 #include "pageferry.h"
 
-#define CONTROL_VERSION 1u
+#define CONTROL_VERSION 2u
 
 /* Environment of a QEMU under a keeper. */
 #define CONTROL_ENV_FD	 "PAGEFERRY_CONTROL" /* descriptor of the control socket */
@@ -68,6 +72,7 @@ struct control_msg {
 	uint32_t ways;	  /* GIVE: as in struct ferry_give_opts */
 	uint32_t timeout_ms;
 	int32_t cpu;
+	uint32_t serial; /* GIVE: of this hand-over, not 0; from the library: of the last GIVE */
 	struct ferry_report report;
 	char text[256]; /* always ends in a NUL */
 };

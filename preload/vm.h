@@ -20,6 +20,7 @@ struct vm {
 	size_t ram_len;
 	struct ferry_take *take; /* in a new QEMU, until it has everything */
 	bool running;		 /* taker: the VM was running when it was given */
+	uint32_t serial;	 /* of the last GIVE; 0: none so far */
 };
 
 /* The blob of the offer. */
@@ -34,7 +35,7 @@ void control_send(const struct vm *vm, const struct control_msg *msg);
 void control_phase(const struct vm *vm, enum ferry_phase phase, const struct ferry_report *report);
 void control_failed(const struct vm *vm, int error, const char *what);
 /* 0: a message (with *fd, or -1); -EAGAIN: none yet; -EPIPE: the keeper is gone; -EPROTO. */
-int control_recv(const struct vm *vm, struct control_msg *msg, int *fd);
+int control_recv(struct vm *vm, struct control_msg *msg, int *fd);
 
 /* self_qmp.c */
 struct self_qmp;

@@ -26,7 +26,7 @@
 
 #define KEEPER_CLIENTS_MAX 8
 
-/* What the library preloaded into a QEMU has said; cleared when an upgrade begins. */
+/* What the library preloaded into a QEMU has said in this upgrade; cleared when one begins. */
 struct said {
 	int phase; /* enum ferry_phase; -1: none yet */
 	bool resumed;
@@ -37,7 +37,8 @@ struct said {
 	unsigned int reports; /* how many have come */
 };
 
-/* What a QEMU has told of its VM through QMP; cleared when its QMP is opened. */
+/* What a QEMU has told of its VM through QMP; cleared when its QMP is opened, and before the
+ * migration: a migration that was given up in another upgrade may just come to its end. */
 struct told {
 	char migration[32]; /* its status */
 	int64_t stop_us;    /* when the guest was stopped last; 0: not seen */
@@ -53,7 +54,8 @@ struct qemu {
 	bool ended;
 	int status; /* as from waitpid, once it has ended */
 	int control;
-	bool hello; /* the library is there and has the RAM */
+	bool hello;      /* the library is there and has the RAM */
+	uint32_t serial; /* of the last GIVE that it was or is to be sent; 0: none */
 	struct said said;
 	struct qmp *qmp; /* open only while it is needed: QEMU serves one client at a time */
 	int qmp_error;
@@ -85,6 +87,7 @@ struct keeper {
 	struct termios tty_modes;
 	struct client clients[KEEPER_CLIENTS_MAX];
 	bool stop; /* somebody wants the VM to end */
+	uint32_t serial; /* of the last upgrade */
 	struct upgrade *upgrade;
 };
 
@@ -136,6 +139,9 @@ void qemu_log_release(struct keeper *keeper, struct qemu *qemu);
 /* keeper_talk.c: with the library in a QEMU, and with QEMU itself */
 
 void qemu_clear_said(struct qemu *qemu);
+
+/** From now on, what it says is of the upgrade @serial; what it says of another one is late. */
+void qemu_begin_upgrade(struct qemu *qemu, uint32_t serial);
 void qemu_control_read(struct qemu *qemu);
 
 /** @fd: a descriptor to pass along, or -1. Returns 0 or -errno. */

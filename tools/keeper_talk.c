@@ -17,6 +17,12 @@ void qemu_clear_said(struct qemu *qemu)
 	qemu->said.phase = -1;
 }
 
+void qemu_begin_upgrade(struct qemu *qemu, uint32_t serial)
+{
+	qemu->serial = serial;
+	qemu_clear_said(qemu);
+}
+
 static void control_lost(struct qemu *qemu)
 {
 	close(qemu->control);
@@ -38,6 +44,8 @@ static void take_report(struct qemu *qemu, const struct control_msg *msg)
 
 static void handle_message(struct qemu *qemu, const struct control_msg *msg)
 {
+	if (msg->serial != qemu->serial && msg->type != CONTROL_HELLO)
+		return;
 	switch (msg->type) {
 	case CONTROL_HELLO:
 		qemu->hello = true;

@@ -87,7 +87,7 @@ static int check(struct upgrade *up)
 		return why_set(&up->why, -ENOTCONN,
 			       "the library preloaded into the VM's QEMU does not answer: stop the "
 			       "VM and run it again");
-	qemu_clear_said(up->old);
+	qemu_begin_upgrade(up->old, ++up->keeper->serial);
 	proc_memory(up->old->pid, &up->base_kib);
 	err = qemu_qmp_open(up->keeper, up->old, &up->why);
 	if (!err)
@@ -127,6 +127,7 @@ static int give(struct upgrade *up, int sock)
 		/* The keeper's own deadlines come first: it knows better what was waited for. */
 		.timeout_ms = up->timeout_ms + LIBRARY_GRACE_MS,
 		.cpu = up->cpu,
+		.serial = up->old->serial,
 	};
 	int err = qemu_control_send(up->old, &msg, sock);
 
@@ -204,6 +205,8 @@ static int migrate(struct upgrade *up)
 
 	upgrade_tell_phase(up, "migrating");
 	err = same_status(up);
+	memset(&up->old->told, 0, sizeof(up->old->told));
+	up->migrating = true;
 	if (!err)
 		err = upgrade_ask(up, up->new, "migrate-incoming", uri(up), NULL);
 	if (!err)

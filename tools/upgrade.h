@@ -22,6 +22,7 @@ struct upgrade {
 	const char *phase;
 	bool running;    /* the guest was */
 	bool given;      /* the old library knows that there is an upgrade */
+	bool migrating;  /* what the old QEMU tells of a migration is of this one */
 	bool committing; /* COMMIT is out: from here only the two libraries decide */
 	bool committed;  /* the VM is the new QEMU's */
 	bool aborting;

@@ -63,12 +63,16 @@ static bool migration_failed(const struct qemu *qemu)
 	       !strcmp(status, "cancelling");
 }
 
+static bool migration_failed_here(const struct upgrade *up)
+{
+	return up->migrating && (migration_failed(up->old) || migration_failed(up->new));
+}
+
 /* Signs that something is wrong, which may come before the word or the end of the one that is. */
 static bool has_symptom(const struct upgrade *up)
 {
-	return up->old->said.failed || up->old->qmp_error || migration_failed(up->old) ||
-	       (up->new &&
-		(up->new->said.failed || up->new->qmp_error || migration_failed(up->new)));
+	return up->old->said.failed || up->old->qmp_error || migration_failed_here(up) ||
+	       (up->new && (up->new->said.failed || up->new->qmp_error));
 }
 
 static int name_symptom(struct upgrade *up)
@@ -79,7 +83,7 @@ static int name_symptom(struct upgrade *up)
 		return why_set(&up->why, -EREMOTEIO, "the new QEMU: %s", new->said.text);
 	if (old->said.failed)
 		return why_set(&up->why, -EREMOTEIO, "the old QEMU: %s", old->said.text);
-	if (migration_failed(old) || migration_failed(new))
+	if (migration_failed_here(up))
 		return why_set(&up->why, -EREMOTEIO, "the device state did not get across");
 	return why_set(&up->why, -EPROTO, "a QEMU has closed its QMP socket or sends nonsense");
 }
@@ -90,7 +94,7 @@ static bool runs_too_early(const struct upgrade *up)
 	const struct qemu *old = up->old;
 
 	return (up->new && up->new->told.resume_us) ||
-	       (old->told.stop_us && old->told.resume_us > old->told.stop_us);
+	       (up->migrating && old->told.stop_us && old->told.resume_us > old->told.stop_us);
 }
 
 static int broken_before_commit(struct upgrade *up)
