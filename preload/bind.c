@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A new QEMU listens on the ports of the old one, which still does. The keeper has allowed that for
- * the old one's sockets (SO_REUSEPORT) and says which they are; here it is allowed for the new one's.
- * Any other port is bound as anywhere: somebody else's, who is in the middle of an upgrade too, must
- * not be shared. Nobody else's socket can get in between: the kernel wants the option on both sides,
- * from the same user.
+ * A new QEMU listens on the ports of the old one, which still does. The keeper has allowed that
+ * for the old one's sockets (SO_REUSEPORT) and says which they are; here it is allowed for the new
+ * one's. Any other port is bound as anywhere: somebody else's, who is in the middle of an upgrade
+ * too, must not be shared. Nobody else's socket can get in between: the kernel wants the option on
+ * both sides, from the same user.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -74,7 +74,7 @@ static void share_port(int fd)
 /* The descriptor may be another socket's by now. */
 static void end_sharing(int fd)
 {
-	struct sockaddr_storage addr;
+	struct sockaddr_storage addr = {0};
 	socklen_t len = sizeof(addr);
 
 	if (!getsockname(fd, (struct sockaddr *)&addr, &len) &&

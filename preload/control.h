@@ -23,9 +23,9 @@
  * Until COMMIT the keeper may send CANCEL, die, or lose the new QEMU: the old QEMU lets its own VM
  * run again, through a QMP socket of its own, and says RESUMED (or FAILED if it can't).
  *
- * The keeper doesn't wait for that for ever, and may begin another upgrade. So each GIVE has a serial
- * number, and what the library says afterwards has the same: by that the keeper knows an answer that
- * is late. Before its first GIVE, a new QEMU while it takes over among others, the number is 0.
+ * The keeper doesn't wait for that for ever, and may begin another upgrade. So each GIVE has a
+ * serial number, and what the library says afterwards has the same: by that the keeper knows an
+ * answer that is late. Before its first GIVE, so also while a new QEMU takes over, it is 0.
  */
 #ifndef PAGEFERRY_CONTROL_H
 #define PAGEFERRY_CONTROL_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An address of a socket as one word, "tcp/127.0.0.1/5900": how the keeper tells a new QEMU at which
- * ones the old QEMU listens. Both sides write it here, and compare words: nothing is ever parsed.
+ * An address of a socket as one word, "tcp/127.0.0.1/5900": how the keeper tells a new QEMU at
+ * which ones the old QEMU listens. Both sides write it here, and compare words: nothing is ever
+ * parsed.
  */
 #ifndef PAGEFERRY_PORT_H
 #define PAGEFERRY_PORT_H

@@ -16,7 +16,7 @@ static char *make_name(const char *path)
 	if (path[0] != '/' && !getcwd(here, sizeof(here)))
 		return NULL;
 	return asprintf(&name, "%s%s%s" ASIDE_SUFFIX, here, here[0] ? "/" : "", path) < 0 ? NULL
-											 : name;
+											  : name;
 }
 
 static bool has(const struct asides *asides, const char *name)
@@ -42,18 +42,17 @@ int asides_add(struct asides *asides, const char *path)
 {
 	struct stat st;
 	char *name;
-	int err = 0;
+	int err;
 
 	if (lstat(path, &st))
 		return -errno;
 	name = make_name(path);
 	if (!name)
 		return errno ? -errno : -ENOMEM;
-	if (has(asides, name))
+	err = has(asides, name) ? -EALREADY : append(asides, name, &st);
+	if (err)
 		free(name);
-	else if ((err = append(asides, name, &st)))
-		free(name);
-	return err;
+	return err == -EALREADY ? 0 : err;
 }
 
 void asides_free(struct asides *asides)
@@ -99,7 +98,7 @@ void aside_restore(const struct aside *aside)
 
 	if (aside_is_there(aside) && aside_path(aside, path))
 		rename(aside->name, path);
-	/* If nobody has taken PATH, both names are still one file, and rename() leaves them both. */
+	/* If nobody has taken PATH both names are one file, and rename() leaves them both. */
 	aside_remove(aside);
 }
 

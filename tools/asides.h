@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A second name for the socket of an old QEMU, PATH.pageferry, since the new QEMU takes PATH itself.
- * Which ones there are stands in vm.json before they are made, so that they can be put in order
- * when the keeper was killed. Nothing else of such a name is ever touched.
+ * A second name for the socket of an old QEMU, PATH.pageferry, since the new QEMU takes PATH
+ * itself. Which ones there are stands in vm.json before they are made, so that they can be put in
+ * order when the keeper was killed. Nothing else of such a name is ever touched.
  */
 #ifndef PAGEFERRY_ASIDES_H
 #define PAGEFERRY_ASIDES_H

@@ -86,7 +86,7 @@ struct keeper {
 	bool tty; /* stdin is one */
 	struct termios tty_modes;
 	struct client clients[KEEPER_CLIENTS_MAX];
-	bool stop; /* somebody wants the VM to end */
+	bool stop;       /* somebody wants the VM to end */
 	uint32_t serial; /* of the last upgrade */
 	struct upgrade *upgrade;
 };

@@ -104,9 +104,9 @@ static int build_argv(struct keeper *keeper, const char *path, uint32_t generati
 
 static bool is_own_variable(const char *variable)
 {
-	static const char *const own[] = {CONTROL_ENV_FD,     CONTROL_ENV_RAM,   CONTROL_ENV_QMP,
-					  CONTROL_ENV_TAKE,   CONTROL_ENV_PORTS,
-					  CONTROL_ENV_STDERR, "LD_PRELOAD"};
+	static const char *const own[] = {CONTROL_ENV_FD,   CONTROL_ENV_RAM,   CONTROL_ENV_QMP,
+					  CONTROL_ENV_TAKE, CONTROL_ENV_PORTS, CONTROL_ENV_STDERR,
+					  "LD_PRELOAD"};
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
 		size_t len = strlen(own[i]);

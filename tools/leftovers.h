@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a keeper that was killed in the middle of an upgrade has left outside of the VM's directory. */
+/* What a keeper that was killed in an upgrade has left outside of the VM's directory. */
 #ifndef PAGEFERRY_LEFTOVERS_H
 #define PAGEFERRY_LEFTOVERS_H
 

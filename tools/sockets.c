@@ -61,7 +61,7 @@ static int share_path(struct sockets *sockets, int fd)
 /* Where @fd is bound; false: nowhere that another socket could be bound, too. */
 static bool get_word(int fd, char word[PORT_WORD_MAX])
 {
-	struct sockaddr_storage addr;
+	struct sockaddr_storage addr = {0};
 	socklen_t len = sizeof(addr);
 
 	return !getsockname(fd, (struct sockaddr *)&addr, &len) &&

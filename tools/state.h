@@ -50,10 +50,10 @@ struct state {
 	struct state_process process[STATE_PROCESSES]; /* two during an upgrade */
 	unsigned int nprocesses;
 	uint64_t ram;
-	int64_t started;  /* seconds since 1970 */
-	int64_t upgraded; /* the last time; 0: never */
-	char **argv;      /* the user's arguments, without the program */
-	char **added;     /* what the keeper gave besides, in the current generation */
+	int64_t started;      /* seconds since 1970 */
+	int64_t upgraded;     /* the last time; 0: never */
+	char **argv;          /* the user's arguments, without the program */
+	char **added;         /* what the keeper gave besides, in the current generation */
 	struct asides asides; /* during an upgrade */
 };
 
