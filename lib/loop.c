@@ -77,7 +77,7 @@ static int reserve_spaces(struct ferry_loop *loop)
 
 	if (loop->nspaces < loop->cap_spaces)
 		return 0;
-	struct space **v = reallocarray(loop->spaces, cap, sizeof(*v));
+	struct space **v = reallocarray(loop->spaces, cap, sizeof(struct space *));
 	if (!v)
 		return -ENOMEM;
 	loop->spaces = v;
