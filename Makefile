@@ -7,6 +7,7 @@
 # make kmod       the kernel module build/kmod/pageferry.ko, for KDIR or as scripts/kmod-headers says;
 #                 PARK=1: the one of tests/guest/park.sh, build/kmod/park/pageferry.ko
 # make install    with DESTDIR and PREFIX
+# make install-kmod  the module's sources, for DKMS, with DESTDIR
 
 VERSION := $(shell cat VERSION)
 ABI     := 0
@@ -39,7 +40,8 @@ TESTS     := $(patsubst %.c,$(B)/%,$(wildcard $(foreach k,unit uffd race cli vm,
 FUZZERS   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 TEST_LIB  := $(wildcard tests/lib/*.c)
 
-.PHONY: all tests benches examples demo check check-debug kmod install uninstall clean
+.PHONY: all tests benches examples demo check check-debug kmod install install-kmod \
+        uninstall clean
 all: $(B)/libpageferry.a $(B)/libpageferry.so $(B)/libpageferry-preload.so $(B)/pageferry
 
 # One object, in which the library's own names are local: they must not clash with a program's.
@@ -122,6 +124,15 @@ install: all
 		lib/libpageferry.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3/
+
+# The folders are as here, since kmod/Makefile looks for the ioctl header beside its own folder.
+KMOD_SRC := $(DESTDIR)/usr/src/pageferry-$(VERSION)
+install-kmod:
+	install -d $(KMOD_SRC)/include/linux
+	install -m 644 dkms.conf VERSION COPYING LICENSES/GPL-2.0-only.txt $(KMOD_SRC)/
+	install -m 644 include/linux/pageferry.h $(KMOD_SRC)/include/linux/
+	cd kmod && find . -path ./user -prune -o -type f -print | while IFS= read -r file; do \
+		install -D -m 644 "$$file" "$(KMOD_SRC)/kmod/$$file" || exit; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/pageferry $(DESTDIR)$(LIBDIR)/libpageferry* \

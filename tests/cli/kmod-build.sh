@@ -10,7 +10,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
-echo "1..8"
+echo "1..10"
 count=0
 
 # ok WHAT COMMAND...
@@ -60,6 +60,35 @@ headers 6.12.9+deb12-amd64 "${all[@]:0:3}" 'CC_VERSION_TEXT="x86_64-linux-gnu-gc
 ok "the kernel's compiler is missing" refuses "install gcc-0, or set CC"
 headers 6.12.9+deb12-amd64 "${all[@]}"
 ok "white space in the name of a folder" refuses "white space" B="$tmp/bu ild"
+
+# ---- DKMS ----
+
+same_version()
+(
+	# shellcheck disable=SC2034
+	kernel_source_dir=
+	# shellcheck disable=SC1091
+	. ./dkms.conf
+	cat VERSION
+	[ "$PACKAGE_VERSION" = "$(cat VERSION)" ]
+)
+
+# What is installed is enough to get as far as the headers.
+installs()
+{
+	local src
+
+	src=$tmp/dest/usr/src/pageferry-$(cat VERSION)
+	make -s install-kmod DESTDIR="$tmp/dest" && [ -f "$src/dkms.conf" ] &&
+		[ -f "$src/include/linux/pageferry.h" ] && [ -f "$src/kmod/compat/symbols" ] || return
+	rm -rf "$tmp/kdir"
+	! make -s --no-print-directory -C "$src/kmod" KDIR="$tmp/kdir" 2>"$tmp/said" || return
+	cat "$tmp/said"
+	grep -q 'not the headers of a kernel' "$tmp/said"
+}
+
+ok "dkms.conf has the release's version" same_version
+ok "the sources are installed for DKMS" installs
 
 # ---- strip ----
 
