@@ -23,7 +23,8 @@ WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wvla 
 BASE   := -std=gnu11 -D_GNU_SOURCE -Iinclude -I. -fPIC -fvisibility=hidden -pthread \
           -DPAGEFERRY_VERSION='"$(VERSION)"' -DPAGEFERRY_LIBDIR='"$(LIBDIR)"' $(WARN) $(WERROR)
 SAN    ?=
-# make V=1 shows the commands
+# make V=1 shows the commands; it must not become the first target then.
+.DEFAULT_GOAL := all
 $(V).SILENT:
 
 COMPILE = $(CC) $(BASE) $(CPPFLAGS) $(CFLAGS) $(SAN) -MMD -MP
