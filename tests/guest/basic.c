@@ -12,15 +12,6 @@
 
 #define SMALL (16 * PAGE)
 
-/* All of it, in one call. */
-static void move_all(int pf, const struct end *to, const struct end *from)
-{
-	uint64_t moved;
-
-	check_is(pf_move(pf, 0, to->uffd, from->uffd, to->addr, from->addr, from->len, &moved), 0);
-	check_is(moved, from->len);
-}
-
 static void has_moved(const struct end *to, const struct end *from)
 {
 	giver_is_empty(from);
@@ -34,7 +25,7 @@ static void third_party(void)
 {
 	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
 
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	has_moved(&taker, &giver);
 	end_stop(&giver);
 	end_verify(&taker, taker.addr, giver.addr, SMALL);
@@ -64,7 +55,7 @@ static void pull(void)
 {
 	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_make(NULL, SMALL, MAP_4K);
 
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	has_moved(&taker, &giver);
 	end_stop(&giver);
 }
@@ -92,7 +83,7 @@ static void same_frame(void)
 	uint64_t frame = page_frame(peer_pid(giver.peer), giver.addr);
 
 	check(frame);
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	check_is(page_frame(peer_pid(taker.peer), taker.addr), frame);
 	end_stop(&giver);
 	end_stop(&taker);
@@ -104,7 +95,7 @@ static void page_is_owned(void)
 	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
 	pid_t child;
 
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	end_stop(&giver);
 	child = peer_fork(taker.peer);
 	peer_fill(taker.peer, taker.addr, SMALL, 100, SEED);
@@ -117,15 +108,6 @@ static void page_is_owned(void)
 	end_stop(&taker);
 }
 
-static bool near_kb(uint64_t is, uint64_t want, uint64_t slack)
-{
-	bool good = is + slack >= want && is <= want + slack;
-
-	if (!good)
-		note("%llu KiB, not %llu", (unsigned long long)is, (unsigned long long)want);
-	return good;
-}
-
 static void large(void)
 {
 	const size_t len = 64 * MIB;
@@ -135,7 +117,7 @@ static void large(void)
 	int64_t start;
 
 	start = now_ms();
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	note("64 MiB in %lld ms", (long long)(now_ms() - start));
 	check(near_kb(status_kb(peer_pid(giver.peer), "RssAnon"), giver_kb - len / 1024, 256));
 	check(near_kb(status_kb(peer_pid(taker.peer), "RssAnon"), taker_kb + len / 1024, 256));
@@ -149,7 +131,7 @@ static void smaps(void)
 	struct end giver = giver_start(MIB, MAP_4K), taker = taker_start(MIB, MAP_4K);
 	pid_t from = peer_pid(giver.peer), to = peer_pid(taker.peer);
 
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	check_is(smaps_kb(from, giver.addr, MIB, "Rss"), 0);
 	check_is(smaps_kb(from, giver.addr, MIB, "Anonymous"), 0);
 	check_is(smaps_kb(to, taker.addr, MIB, "Rss"), 1024);
@@ -168,9 +150,9 @@ static void there_and_back(void)
 	int pf = pf_open();
 
 	for (int i = 0; i < 3; i++) {
-		move_all(pf, &taker, &giver);
+		pf_move_all(pf, &taker, &giver);
 		has_moved(&taker, &giver);
-		move_all(pf, &giver, &taker);
+		pf_move_all(pf, &giver, &taker);
 		has_moved(&giver, &taker);
 	}
 	giver_keeps(&giver);
@@ -191,7 +173,7 @@ static void around(void)
 	end[2] = taker_start(SMALL, MAP_4K);
 	first = end[0].addr;
 	for (unsigned int i = 0; i < 9; i++) {
-		move_all(pf, &end[(i + 1) % 3], &end[i % 3]);
+		pf_move_all(pf, &end[(i + 1) % 3], &end[i % 3]);
 		end_verify(&end[(i + 1) % 3], end[(i + 1) % 3].addr, first, SMALL);
 	}
 	for (unsigned int i = 0; i < 3; i++)
@@ -208,7 +190,7 @@ static void zero_page(void)
 	giver.uffd = peer_uffd(p, 0);
 	peer_read_pages(p, giver.addr, SMALL);
 	check_is(uffd_register(giver.uffd, giver.addr, SMALL, UFFDIO_REGISTER_MODE_MISSING), 0);
-	move_all(pf_open(), &taker, &giver);
+	pf_move_all(pf_open(), &taker, &giver);
 	giver_is_empty(&giver);
 	check_is(count_holes(peer_pid(taker.peer), taker.addr, SMALL), 0);
 	peer_verify_zero(taker.peer, taker.addr, SMALL);
@@ -250,7 +232,7 @@ static void giver_faults(void)
 	struct end giver = giver_start(SMALL, MAP_4K), taker = taker_start(SMALL, MAP_4K);
 	int pf = pf_open(), thread;
 
-	move_all(pf, &taker, &giver);
+	pf_move_all(pf, &taker, &giver);
 	thread = peer_thread(giver.peer, peer_run_verify, giver.addr, SMALL, giver.addr / PAGE,
 			     SEED);
 	serve(pf, &giver, &taker, SMALL / PAGE);
@@ -326,7 +308,7 @@ static void no_leak(void)
 	for (int i = 0; i < 6; i++) {
 		struct end giver = giver_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
 
-		move_all(pf, &taker, &giver);
+		pf_move_all(pf, &taker, &giver);
 		end_stop(&giver);
 		end_stop(&taker);
 		if (i == 1)

@@ -28,11 +28,27 @@ end()
 trap end EXIT
 trap 'exit 1' HUP INT TERM
 
-# fetch_kernel MODULE...: sets $kernel
+# Sets $kernel. The modules are for swap: without a delay, and with one.
 fetch_kernel()
 {
-	kernel=$(guest/kernel "$@" 2>"$tmp/why") ||
+	kernel=$(guest/kernel zram virtio_blk 2>"$tmp/why") ||
 		skip_all "no kernel for a guest: $(tail -n 1 "$tmp/why")"
+}
+
+# A guest that doesn't get to its tests isn't waited for.
+await_boot()
+{
+	local deadline=$((SECONDS + 120))
+
+	until grep -aq 'pageferry test: begin' "$tmp/console"; do
+		kill -0 "$qemu" 2>/dev/null || return
+		if [ $SECONDS -ge $deadline ]; then
+			echo "# the guest doesn't boot"
+			kill "$qemu"
+			return
+		fi
+		sleep 0.2
+	done
 }
 
 # boot_guest SECONDS APPEND [MODULE.ko]: returns when QEMU has ended, not 0 if it had to be ended
@@ -44,6 +60,7 @@ boot_guest()
 	guest/initrd "$kernel" "$tmp/initrd" "$B/tests/guest/init" "$@" || return 1
 	: >"$tmp/console"
 	: >"$tmp/tap"
+	truncate -s 128M "$tmp/disk" || return 1
 	exec {out}> >(tee "$tmp/tap")
 	show=$!
 	# "quiet" is for the guest of the demo: here all that the kernel says is of interest.
@@ -53,9 +70,11 @@ boot_guest()
 		-smp "${SMP:-2}" ${ICOUNT:+-icount "$ICOUNT"} -nodefaults -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
 		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
+		-drive "file=$tmp/disk,format=raw,if=virtio,cache=unsafe" \
 		-serial "file:$tmp/console" -serial stdio </dev/null 1>&"$out" 2>"$tmp/qemu" &
 	qemu=$!
 	exec {out}>&-
+	await_boot
 	wait "$qemu"
 	rc=$?
 	qemu=

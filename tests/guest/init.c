@@ -25,15 +25,12 @@
 #include "log.h"
 #include "proc.h"
 
-extern const struct test self_tests[], basic_tests[], errno_tests[];
-extern const struct test handover_tests[], cost_tests[];
+extern const struct test self_tests[], basic_tests[], errno_tests[], swap_tests[], thp_tests[],
+	cgroup_tests[], handover_tests[], cost_tests[];
 
 static const struct test *const subjects[] = {
-	self_tests,
-	basic_tests,
-	errno_tests,
-	handover_tests,
-	cost_tests,
+	self_tests,   basic_tests,    errno_tests, swap_tests, thp_tests,
+	cgroup_tests, handover_tests, cost_tests,
 };
 
 void fail(const char *fmt, ...)

@@ -22,7 +22,7 @@ if [ -n "$module" ]; then
 	files=("$module")
 	name=$(basename "$module" .ko)
 fi
-fetch_kernel zram
+fetch_kernel
 
 if [ -n "$module" ]; then
 	built_for=$(sed -zn 's/^vermagic=\([^ ]*\).*/\1/p' "$module" | tr -d '\0')

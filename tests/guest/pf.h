@@ -8,9 +8,14 @@
 
 /* Opens /dev/pageferry, or fails the test. */
 int pf_open(void);
+/* Opens it, or skips the test where the module has not all of these: PAGEFERRY_FEATURE_*. */
+int pf_open_with(uint64_t features);
 int pf_ioctl(int fd, unsigned long request, void *arg);
 /* @moved may be NULL. */
 int pf_move(int fd, uint32_t mode, int dst_uffd, int src_uffd, uint64_t dst, uint64_t src,
 	    uint64_t len, uint64_t *moved);
+struct end;
+/* All that @from has, to the start of @to, in one call; or the test fails. */
+void pf_move_all(int fd, const struct end *to, const struct end *from);
 
 #endif

@@ -87,6 +87,15 @@ uint64_t meminfo_kb(const char *field)
 	return field_kb(0, "meminfo", field);
 }
 
+bool near_kb(uint64_t is, uint64_t want, uint64_t slack)
+{
+	bool good = is + slack >= want && is <= want + slack;
+
+	if (!good)
+		note("%" PRIu64 " KiB, not %" PRIu64, is, want);
+	return good;
+}
+
 struct look {
 	uint64_t from, to;
 	const char *field;

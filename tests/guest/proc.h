@@ -20,6 +20,8 @@ uint64_t status_kb(pid_t pid, const char *field);
 uint64_t meminfo_kb(const char *field);
 /* Sum of a field of smaps in KiB over the mappings that touch the range. */
 uint64_t smaps_kb(pid_t pid, uint64_t addr, size_t len, const char *field);
+/* The kernel's counters are not exact. */
+bool near_kb(uint64_t is, uint64_t want, uint64_t slack);
 /* How many mappings touch the range. */
 unsigned int smaps_mappings(pid_t pid, uint64_t addr, size_t len);
 

@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/guest/boot.sh
 . tests/guest/boot.sh
-fetch_kernel zram
+fetch_kernel
 
 count=0
 

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+/* The charge of a memory cgroup follows the page, and a full one takes none. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "peer.h"
+#include "pf.h"
+#include "proc.h"
+
+#define ROOT "/sys/fs/cgroup"
+#define LEN  (16 * MIB)
+/* Each CPU charges ahead, and what the kernel keeps about a process is charged, too. */
+#define SLACK_KB 1024
+
+/* ---- groups */
+
+static void set(const char *group, const char *file, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
+	check_is(file_write(path, value), 0);
+}
+
+static uint64_t get_kb(const char *group, const char *file)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
+	return file_number(path) / 1024;
+}
+
+/* A line of memory.stat or memory.events. */
+static uint64_t get_line(const char *group, const char *file, const char *name)
+{
+	char path[128], line[128];
+	size_t n = strlen(name);
+	FILE *f;
+
+	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
+	f = fopen(path, "re");
+	if (!f)
+		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, n) && line[n] == ' ') {
+			fclose(f);
+			return strtoull(line + n, NULL, 10);
+		}
+	test_failed(__FILE__, __LINE__, "%s: no %s", path, name);
+}
+
+static void make_group(const char *group)
+{
+	char path[128];
+
+	if (file_write(ROOT "/cgroup.subtree_control", "+memory"))
+		test_skip("no memory cgroups");
+	snprintf(path, sizeof(path), ROOT "/%s", group);
+	/* A test that has failed has left it. */
+	rmdir(path);
+	check_call(mkdir(path, 0755));
+}
+
+static void end_group(const char *group)
+{
+	char path[128];
+
+	/* Small changes are added up every other second. */
+	await(6000, get_line(group, "memory.stat", "anon") == 0);
+	check_is(get_line(group, "memory.stat", "anon_thp"), 0);
+	check_is(get_line(group, "memory.events", "oom_kill"), 0);
+	check(near_kb(get_kb(group, "memory.current"), 0, SLACK_KB));
+	snprintf(path, sizeof(path), ROOT "/%s", group);
+	await(5000, rmdir(path) == 0);
+}
+
+static struct peer *peer_in(const char *group)
+{
+	struct peer *p = peer_start();
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", (int)peer_pid(p));
+	set(group, "cgroup.procs", pid);
+	return p;
+}
+
+/* ---- tests */
+
+static void follows(unsigned int how)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+	uint64_t giver_kb, taker_kb;
+
+	make_group("giver");
+	make_group("taker");
+	giver = giver_make(peer_in("giver"), LEN, how);
+	taker = taker_make(peer_in("taker"), LEN, how);
+	giver_kb = get_kb("giver", "memory.current");
+	taker_kb = get_kb("taker", "memory.current");
+	check(giver_kb >= LEN / 1024);
+	pf_move_all(pf, &taker, &giver);
+	check(near_kb(get_kb("giver", "memory.current"), giver_kb - LEN / 1024, SLACK_KB));
+	check(near_kb(get_kb("taker", "memory.current"), taker_kb + LEN / 1024, SLACK_KB));
+	check(near_kb(get_line("giver", "memory.stat", "anon") / 1024, 0, SLACK_KB));
+	check(near_kb(get_line("taker", "memory.stat", "anon") / 1024, LEN / 1024, SLACK_KB));
+	if (how == MAP_HUGE)
+		check_is(get_line("taker", "memory.stat", "anon_thp"), LEN);
+	end_stop(&giver);
+	end_group("giver");
+	end_verify(&taker, taker.addr, giver.addr, LEN);
+	end_stop(&taker);
+	end_group("taker");
+}
+
+static void small(void)
+{
+	follows(MAP_4K);
+}
+
+static void huge(void)
+{
+	follows(MAP_HUGE);
+}
+
+/* A group of its own isn't charged twice. */
+static void same_group(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+	uint64_t kb;
+
+	make_group("both");
+	giver = giver_make(peer_in("both"), LEN, MAP_4K);
+	taker = taker_make(peer_in("both"), LEN, MAP_4K);
+	kb = get_kb("both", "memory.current");
+	for (int i = 0; i < 3; i++) {
+		pf_move_all(pf, &taker, &giver);
+		check(near_kb(get_kb("both", "memory.current"), kb, SLACK_KB));
+		pf_move_all(pf, &giver, &taker);
+		check(near_kb(get_kb("both", "memory.current"), kb, SLACK_KB));
+	}
+	giver_keeps(&giver);
+	end_stop(&giver);
+	end_stop(&taker);
+	end_group("both");
+}
+
+/* From a group to the root, which has no limit and no count, and back. */
+static void root(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+	uint64_t kb;
+
+	make_group("giver");
+	giver = giver_make(peer_in("giver"), LEN, MAP_4K);
+	taker = taker_start(LEN, MAP_4K);
+	kb = get_kb("giver", "memory.current");
+	pf_move_all(pf, &taker, &giver);
+	check(near_kb(get_kb("giver", "memory.current"), kb - LEN / 1024, SLACK_KB));
+	pf_move_all(pf, &giver, &taker);
+	check(near_kb(get_kb("giver", "memory.current"), kb, SLACK_KB));
+	giver_keeps(&giver);
+	end_stop(&giver);
+	end_stop(&taker);
+	end_group("giver");
+}
+
+/* Half of it fits. The rest stays, and comes when there is room. Nobody is killed. */
+static void limit(unsigned int how)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+	uint64_t done = 0, moved;
+	int ret;
+
+	make_group("giver");
+	make_group("taker");
+	giver = giver_make(peer_in("giver"), LEN, how);
+	taker = taker_make(peer_in("taker"), LEN, how);
+	set("taker", "memory.swap.max", "0");
+	set("taker", "memory.max", "8388608");
+	do {
+		ret = pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr + done, giver.addr + done,
+			      LEN - done, &moved);
+		done += moved;
+	} while (ret == -EAGAIN && moved);
+	check_is(ret, -ENOMEM);
+	note("%zu KiB fit into 8 MiB", (size_t)(done / 1024));
+	check(done < 8 * MIB);
+	check(done >= 3 * MIB);
+	check_is(get_line("taker", "memory.events", "oom_kill"), 0);
+	/* Before it does anything: there would be no room for that either. */
+	set("taker", "memory.max", "max");
+	check_is(count_holes(peer_pid(giver.peer), giver.addr, done), done / PAGE);
+	check_is(count_holes(peer_pid(giver.peer), giver.addr + done, LEN - done), 0);
+	end_verify(&giver, giver.addr + done, giver.addr + done, LEN - done);
+	end_verify(&taker, taker.addr, giver.addr, done);
+	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr + done, giver.addr + done,
+			 LEN - done, &moved),
+		 0);
+	giver_is_empty(&giver);
+	end_verify(&taker, taker.addr, giver.addr, LEN);
+	end_stop(&giver);
+	end_group("giver");
+	end_stop(&taker);
+	end_group("taker");
+}
+
+static void limit_small(void)
+{
+	limit(MAP_4K);
+}
+
+static void limit_huge(void)
+{
+	limit(MAP_HUGE);
+}
+
+/* A giver that is over its own limit, which was set later, can give all the same. */
+static void giver_at_limit(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+
+	make_group("giver");
+	make_group("taker");
+	giver = giver_make(peer_in("giver"), LEN, MAP_4K);
+	taker = taker_make(peer_in("taker"), LEN, MAP_4K);
+	set("giver", "memory.high", "8388608");
+	pf_move_all(pf, &taker, &giver);
+	giver_is_empty(&giver);
+	end_verify(&taker, taker.addr, giver.addr, LEN);
+	end_stop(&giver);
+	end_group("giver");
+	end_stop(&taker);
+	end_group("taker");
+}
+
+/* The giver's group is gone, and its pages live on in another's. */
+static void group_removed(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+
+	make_group("giver");
+	make_group("taker");
+	giver = giver_make(peer_in("giver"), LEN, MAP_HUGE);
+	taker = taker_make(peer_in("taker"), LEN, MAP_4K);
+	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, LEN - PAGE, NULL),
+		 0);
+	end_stop(&giver);
+	end_group("giver");
+	peer_fill(taker.peer, taker.addr, LEN - PAGE, 1, SEED);
+	peer_verify(taker.peer, taker.addr, LEN - PAGE, 1, SEED);
+	end_stop(&taker);
+	end_group("taker");
+}
+
+const struct test cgroup_tests[] = {
+	{"cgroup/small", small},
+	{"cgroup/huge", huge},
+	{"cgroup/same_group", same_group},
+	{"cgroup/root", root},
+	{"cgroup/limit_small", limit_small},
+	{"cgroup/limit_huge", limit_huge},
+	{"cgroup/giver_at_limit", giver_at_limit},
+	{"cgroup/group_removed", group_removed},
+	{0},
+};
