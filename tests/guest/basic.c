@@ -10,7 +10,9 @@
 #include "pf.h"
 #include "proc.h"
 
-#define SMALL (16 * PAGE)
+#define SUBJECT "basic"
+
+#define SMALL   (16 * PAGE)
 
 static void has_moved(const struct end *to, const struct end *from)
 {
@@ -314,26 +316,27 @@ static void no_leak(void)
 		if (i == 1)
 			before = meminfo_kb("MemFree");
 	}
-	check(near_kb(meminfo_kb("MemFree"), before, 16 * 1024));
+	check(near_kb(meminfo_kb("MemFree"), before, 16384));
 }
 
+/* clang-format off */
 const struct test basic_tests[] = {
-	{"basic/push", push},
-	{"basic/pull", pull},
-	{"basic/third_party", third_party},
-	{"basic/one_page_of_many", one_page_of_many},
-	{"basic/same_frame", same_frame},
-	{"basic/page_is_owned", page_is_owned},
-	{"basic/zero_page", zero_page},
-	{"basic/there_and_back", there_and_back},
-	{"basic/around", around},
-	{"basic/across_tables", across_tables},
-	{"basic/same_address", same_address},
-	{"basic/serves_faults", serves_faults},
-	{"basic/giver_faults", giver_faults},
-	{"basic/dont_wake", dont_wake},
-	{"basic/smaps", smaps},
-	{"basic/large", large, .seconds = 60},
-	{"basic/no_leak", no_leak, .seconds = 90},
-	{0},
+	TEST(push),
+	TEST(pull),
+	TEST(third_party),
+	TEST(one_page_of_many),
+	TEST(same_frame),
+	TEST(page_is_owned),
+	TEST(zero_page),
+	TEST(there_and_back),
+	TEST(around),
+	TEST(across_tables),
+	TEST(same_address),
+	TEST(serves_faults),
+	TEST(giver_faults),
+	TEST(dont_wake),
+	TEST(smaps),
+	TEST(large, .seconds = 60),
+	TEST(no_leak, .seconds = 90),
+	{.name = NULL},
 };

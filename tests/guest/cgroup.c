@@ -14,8 +14,10 @@
 #include "pf.h"
 #include "proc.h"
 
-#define ROOT "/sys/fs/cgroup"
-#define LEN  (16 * MIB)
+#define SUBJECT "cgroup"
+
+#define ROOT    "/sys/fs/cgroup"
+#define LEN     (16 * MIB)
 /* Each CPU charges ahead, and what the kernel keeps about a process is charged, too. */
 #define SLACK_KB 1024
 
@@ -42,18 +44,20 @@ static uint64_t get_line(const char *group, const char *file, const char *name)
 {
 	char path[128], line[128];
 	size_t n = strlen(name);
+	uint64_t value = 0;
+	bool found = false;
 	FILE *f;
 
 	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
-	f = fopen(path, "re");
-	if (!f)
-		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
-	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, n) && line[n] == ' ') {
-			fclose(f);
-			return strtoull(line + n, NULL, 10);
-		}
-	test_failed(__FILE__, __LINE__, "%s: no %s", path, name);
+	f = file_open(path);
+	while (fgets(line, sizeof(line), f) && !found) {
+		found = !strncmp(line, name, n) && line[n] == ' ';
+		value = strtoull(line + n, NULL, 10);
+	}
+	fclose(f);
+	if (!found)
+		test_failed(__FILE__, __LINE__, "%s: no %s", path, name);
+	return value;
 }
 
 static void make_group(const char *group)
@@ -265,14 +269,15 @@ static void group_removed(void)
 	end_group("taker");
 }
 
+/* clang-format off */
 const struct test cgroup_tests[] = {
-	{"cgroup/small", small},
-	{"cgroup/huge", huge},
-	{"cgroup/same_group", same_group},
-	{"cgroup/root", root},
-	{"cgroup/limit_small", limit_small},
-	{"cgroup/limit_huge", limit_huge},
-	{"cgroup/giver_at_limit", giver_at_limit},
-	{"cgroup/group_removed", group_removed},
-	{0},
+	TEST(small),
+	TEST(huge),
+	TEST(same_group),
+	TEST(root),
+	TEST(limit_small),
+	TEST(limit_huge),
+	TEST(giver_at_limit),
+	TEST(group_removed),
+	{.name = NULL},
 };

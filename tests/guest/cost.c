@@ -19,6 +19,8 @@
 #include "pf.h"
 #include "proc.h"
 
+#define SUBJECT "cost"
+
 #define ROUNDS	 7
 #define LARGE	 (64 * MIB)
 #define CALLS	 (4 * MIB) /* in many small calls */
@@ -163,20 +165,24 @@ static void flushes(void)
 	end_stop(&taker);
 }
 
-#define ROW(...) measure, &(const struct row){ __VA_ARGS__ }, 300, true
+#define COST(cost, ...)                                                                           \
+	{                                                                                          \
+		.name = SUBJECT "/" cost, .run = measure,                                          \
+		.row = &(const struct row){ cost, __VA_ARGS__ }, .seconds = 300, .by_name = true   \
+	}
 
 const struct test cost_tests[] = {
-	{"cost/one_call", ROW("one_call", LARGE, LARGE, MAP_4K, BY_GIVER)},
-	{"cost/third_one_call", ROW("third_one_call", LARGE, LARGE, MAP_4K, BY_THIRD)},
-	{"cost/kernel_one_call", ROW("kernel_one_call", LARGE, LARGE, MAP_4K, BY_KERNEL)},
-	{"cost/calls_of_1", ROW("calls_of_1", CALLS, PAGE, MAP_4K, BY_GIVER)},
-	{"cost/third_calls_of_1", ROW("third_calls_of_1", CALLS, PAGE, MAP_4K, BY_THIRD)},
-	{"cost/kernel_calls_of_1", ROW("kernel_calls_of_1", CALLS, PAGE, MAP_4K, BY_KERNEL)},
-	{"cost/calls_of_16", ROW("calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_GIVER)},
-	{"cost/third_calls_of_16", ROW("third_calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_THIRD)},
-	{"cost/huge", ROW("huge", LARGE, LARGE, MAP_HUGE, BY_GIVER)},
-	{"cost/third_huge", ROW("third_huge", LARGE, LARGE, MAP_HUGE, BY_THIRD)},
-	{"cost/kernel_huge", ROW("kernel_huge", LARGE, LARGE, MAP_HUGE, BY_KERNEL)},
-	{"cost/flushes", flushes, .seconds = 60, .by_name = true},
-	{0},
+	COST("one_call", LARGE, LARGE, MAP_4K, BY_GIVER),
+	COST("third_one_call", LARGE, LARGE, MAP_4K, BY_THIRD),
+	COST("kernel_one_call", LARGE, LARGE, MAP_4K, BY_KERNEL),
+	COST("calls_of_1", CALLS, PAGE, MAP_4K, BY_GIVER),
+	COST("third_calls_of_1", CALLS, PAGE, MAP_4K, BY_THIRD),
+	COST("kernel_calls_of_1", CALLS, PAGE, MAP_4K, BY_KERNEL),
+	COST("calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_GIVER),
+	COST("third_calls_of_16", CALLS, 16 * PAGE, MAP_4K, BY_THIRD),
+	COST("huge", LARGE, LARGE, MAP_HUGE, BY_GIVER),
+	COST("third_huge", LARGE, LARGE, MAP_HUGE, BY_THIRD),
+	COST("kernel_huge", LARGE, LARGE, MAP_HUGE, BY_KERNEL),
+	TEST(flushes, .seconds = 60, .by_name = true),
+	{.name = NULL},
 };

@@ -9,5 +9,5 @@ GUEST_TEST_H := $(wildcard tests/guest/*.h) guest/boot.h guest/pattern.h lib/uff
 tests: $(B)/tests/guest/init
 $(B)/tests/guest/init: $(GUEST_TEST_C) $(GUEST_TEST_H) $(B)/libpageferry.a
 	@mkdir -p $(@D)
-	$(CC) $(GUEST_FLAGS) -Wno-missing-field-initializers -g -Iinclude -I. -static -pthread -o $@ \
+	$(CC) $(GUEST_FLAGS) -g -Iinclude -I. -static -pthread -o $@ \
 		$(GUEST_TEST_C) $(B)/libpageferry.a

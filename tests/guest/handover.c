@@ -17,6 +17,8 @@
 #include "proc.h"
 #include "pageferry.h"
 
+#define SUBJECT "handover"
+
 #define LEN	 (16 * MIB)
 #define FILLED	 (LEN / 2) /* the rest is empty */
 #define SHADOWED 4ul	   /* pages that are touched before the commit */
@@ -32,7 +34,7 @@ static uint64_t went[FERRY_WAYS];
 static int64_t give(const uint64_t *arg)
 {
 	struct ferry_range range = { .addr = arg[ARG_ADDR], .len = LEN };
-	struct ferry_offer offer = { .ranges = &range, .nranges = 1 };
+	struct ferry_offer offer = { &range, 1, NULL, 0 };
 	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
 	struct ferry_report report = { .size = sizeof(report) };
 	struct ferry_give *g;
@@ -177,9 +179,9 @@ static void in_use(void)
 }
 
 const struct test handover_tests[] = {
-	{"handover/small_pages", small_pages},
-	{"handover/huge_pages", huge_pages},
-	{"handover/by_copy", by_copy},
-	{"handover/in_use", in_use},
-	{0},
+	TEST(small_pages),
+	TEST(huge_pages),
+	TEST(by_copy),
+	TEST(in_use),
+	{.name = NULL},
 };

@@ -17,7 +17,7 @@
 #include "proc.h"
 
 #define DEFAULT_SECONDS 30
-#define KILL_SECONDS    10
+#define KILL_MS         10000
 #define EXIT_SKIP       77
 
 const void *test_row;
@@ -162,7 +162,7 @@ static int await_end(pid_t pid, unsigned int seconds)
  */
 static bool end_group(pid_t pgid)
 {
-	int64_t end = now_ms() + KILL_SECONDS * 1000;
+	int64_t end = now_ms() + KILL_MS;
 
 	do {
 		pid_t pid;

@@ -3,9 +3,9 @@
  * The tests of the kernel module, which run in a guest of their own: PID 1 runs each one in a
  * child, with a time limit, and prints one TAP line for it.
  *
- * To add a test: write a function, and a line in the table at the end of its file. A new file needs
- * its table's name in subjects[] in init.c. A test fails by a check, in whichever of its processes;
- * what it leaves behind is killed.
+ * To add a test: write a function, and a line with its name in the table at the end of its file. A
+ * new file defines SUBJECT, and is named in SUBJECTS below. A test fails by a
+ * check, in whichever of its processes; what it leaves behind is killed.
  */
 #ifndef GUEST_HARNESS_H
 #define GUEST_HARNESS_H
@@ -27,6 +27,12 @@ struct test {
 	unsigned int seconds; /* time limit, if not the default */
 	bool by_name;         /* only runs when asked for by its full name */
 };
+
+/* A line of a table: the test has the name of its function. SUBJECT is defined by the file. */
+#define TEST(fn, ...)                                                                              \
+	{                                                                                          \
+		.name = SUBJECT "/" #fn, .run = fn, __VA_ARGS__                                    \
+	}
 
 /* The row of the test that is running. */
 extern const void *test_row;
@@ -74,6 +80,12 @@ void nap_ms(unsigned int ms);
 			nap_ms(2);                                                                 \
 		}                                                                                  \
 	} while (0)
+
+/* The files of tests, in the order in which they run: each has a table NAME_tests. */
+#define SUBJECTS(X)         X(self) X(basic) X(errno) X(errno_page) X(swap) X(thp) X(cgroup) \
+	X(handover) X(cost)
+#define DECLARE_TESTS(name) extern const struct test name##_tests[];
+SUBJECTS(DECLARE_TESTS)
 
 /* ---- for init.c */
 

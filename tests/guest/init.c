@@ -25,13 +25,8 @@
 #include "log.h"
 #include "proc.h"
 
-extern const struct test self_tests[], basic_tests[], errno_tests[], swap_tests[], thp_tests[],
-	cgroup_tests[], handover_tests[], cost_tests[];
-
-static const struct test *const subjects[] = {
-	self_tests,   basic_tests,    errno_tests, swap_tests, thp_tests,
-	cgroup_tests, handover_tests, cost_tests,
-};
+#define TESTS_OF(name) name##_tests,
+static const struct test *const subjects[] = {SUBJECTS(TESTS_OF)};
 
 void fail(const char *fmt, ...)
 {

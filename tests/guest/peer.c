@@ -86,7 +86,7 @@ static bool recv_msg(int sock, void *data, size_t n, int *fd)
 
 static _Noreturn void serve(int sock)
 {
-	struct request req;
+	struct request req = {0};
 
 	while (recv_msg(sock, &req, sizeof(req), &fd_in)) {
 		struct reply reply;
@@ -174,7 +174,7 @@ void peer_send(struct peer *p, peer_fn fn, const uint64_t *arg, int fd)
 
 static int64_t finish(struct peer *p, int *fd)
 {
-	struct reply reply;
+	struct reply reply = {0};
 	int status;
 
 	if (recv_msg(p->sock, &reply, sizeof(reply), fd)) {

@@ -53,6 +53,15 @@ int file_write(const char *path, const char *text)
 	return ret;
 }
 
+FILE *file_open(const char *path)
+{
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
+	return f;
+}
+
 uint64_t file_number(const char *path)
 {
 	char buf[64] = "";
@@ -124,9 +133,7 @@ static struct look smaps(pid_t pid, uint64_t addr, size_t len, const char *field
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)(pid ? pid : getpid()));
-	f = fopen(path, "re");
-	if (!f)
-		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
+	f = file_open(path);
 	while (fgets(line, sizeof(line), f))
 		look_at_line(&look, line);
 	fclose(f);

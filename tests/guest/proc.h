@@ -6,12 +6,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /* /proc/@pid/@name, or /proc/@name with no pid; bytes read, ended by a 0, or -errno. */
 ssize_t proc_read(pid_t pid, const char *name, char *buf, size_t n);
 /* Write a text to a file, as echo does; 0 or -errno. */
 int file_write(const char *path, const char *text);
+/* For reading, or the test fails. */
+FILE *file_open(const char *path);
 /* The first number in a file; the test fails if there is none. */
 uint64_t file_number(const char *path);
 /* KiB of a line of /proc/@pid/status: "RssAnon", "VmSwap", "VmPTE". */

@@ -11,6 +11,8 @@
 #include "peer.h"
 #include "proc.h"
 
+#define SUBJECT "self"
+
 static void fails(void)
 {
 	check_is(-EBUSY, 0);
@@ -135,18 +137,19 @@ static void faults(void)
 	end_stop(&e);
 }
 
+/* clang-format off */
 const struct test self_tests[] = {
-	{"self/peers", peers},
-	{"self/pages", pages},
-	{"self/faults", faults},
-	{"self/skips", skips, .by_name = true},
-	{"self/fails", fails, .by_name = true},
-	{"self/fails_in_peer", fails_in_peer, .by_name = true},
-	{"self/crashes", crashes, .by_name = true},
-	{"self/hangs", hangs, .by_name = true, .seconds = 3},
-	{"self/kernel_bad_page", kernel_bad_page, .by_name = true},
-	{"self/kernel_panics", kernel_panics, .by_name = true},
-	{"self/guest_ends", guest_ends, .by_name = true},
-	{"self/guest_hangs", guest_hangs, .by_name = true},
-	{0},
+	TEST(peers),
+	TEST(pages),
+	TEST(faults),
+	TEST(skips, .by_name = true),
+	TEST(fails, .by_name = true),
+	TEST(fails_in_peer, .by_name = true),
+	TEST(crashes, .by_name = true),
+	TEST(hangs, .by_name = true, .seconds = 3),
+	TEST(kernel_bad_page, .by_name = true),
+	TEST(kernel_panics, .by_name = true),
+	TEST(guest_ends, .by_name = true),
+	TEST(guest_hangs, .by_name = true),
+	{.name = NULL},
 };

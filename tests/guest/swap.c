@@ -17,18 +17,21 @@
 #include "pf.h"
 #include "proc.h"
 
-#define ZRAM   "/dev/zram0"
-#define DISK   "/dev/vda"
-#define SIZE   (128 * MIB)
+#define SUBJECT "swap"
 
-#define LEN    (4 * MIB)
-#define NPAGES (LEN / PAGE)
+#define ZRAM    "/dev/zram0"
+#define DISK    "/dev/vda"
+#define SIZE    (128 * MIB)
+
+#define LEN     (4 * MIB)
+#define NPAGES  (LEN / PAGE)
 
 /* ---- the swap space: each test makes its own */
 
 /* What mkswap writes. */
 static void make_swap(const char *path)
 {
+	static const char magic[] = {'S', 'W', 'A', 'P', 'S', 'P', 'A', 'C', 'E', '2'};
 	static char page[PAGE];
 	uint32_t *head = (uint32_t *)(page + 1024);
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -36,7 +39,7 @@ static void make_swap(const char *path)
 	check_call(fd);
 	head[0] = 1;
 	head[1] = SIZE / PAGE - 1;
-	memcpy(page + PAGE - 10, "SWAPSPACE2", 10);
+	memcpy(page + PAGE - sizeof(magic), magic, sizeof(magic));
 	check_is(write(fd, page, PAGE), PAGE);
 	check_call(fsync(fd));
 	close(fd);
@@ -329,18 +332,19 @@ static void populated(void)
 	check_call(swapoff(ZRAM));
 }
 
+/* clang-format off */
 const struct test swap_tests[] = {
-	{"swap/entries", entries},
-	{"swap/off", off},
-	{"swap/off_disk", off_disk},
-	{"swap/freed", freed},
-	{"swap/mixed", mixed},
-	{"swap/mixed_disk", mixed_disk},
-	{"swap/mixed_huge", mixed_huge},
-	{"swap/cached", cached},
-	{"swap/out_and_back", out_and_back, .seconds = 60},
-	{"swap/serves_faults", serves_faults},
-	{"swap/fork_shared", fork_shared},
-	{"swap/populated", populated},
-	{0},
+	TEST(entries),
+	TEST(off),
+	TEST(off_disk),
+	TEST(freed),
+	TEST(mixed),
+	TEST(mixed_disk),
+	TEST(mixed_huge),
+	TEST(cached),
+	TEST(out_and_back, .seconds = 60),
+	TEST(serves_faults),
+	TEST(fork_shared),
+	TEST(populated),
+	{.name = NULL},
 };

@@ -11,7 +11,9 @@
 #include "pf.h"
 #include "proc.h"
 
-#define LEN (16 * MIB)
+#define SUBJECT "thp"
+
+#define LEN     (16 * MIB)
 
 static uint64_t huge_kb(const struct end *e)
 {
@@ -341,23 +343,24 @@ static void serves_faults(void)
 	stop_both(&giver, &taker);
 }
 
+/* clang-format off */
 const struct test thp_tests[] = {
-	{"thp/whole", whole},
-	{"thp/many", many},
-	{"thp/back_and_split", back_and_split},
-	{"thp/taker_wants_none", taker_wants_none},
-	{"thp/ends_in_blocks", ends_in_blocks},
-	{"thp/unaligned", unaligned},
-	{"thp/one_page", one_page},
-	{"thp/table_there", table_there},
-	{"thp/populated", populated},
-	{"thp/populated_by_huge", populated_by_huge},
-	{"thp/zero_page", zero_page},
-	{"thp/holes", holes},
-	{"thp/partly_unmapped", partly_unmapped},
-	{"thp/small_entries", small_entries},
-	{"thp/fork_shared", fork_shared},
-	{"thp/medium", medium},
-	{"thp/serves_faults", serves_faults},
-	{0},
+	TEST(whole),
+	TEST(many),
+	TEST(back_and_split),
+	TEST(taker_wants_none),
+	TEST(ends_in_blocks),
+	TEST(unaligned),
+	TEST(one_page),
+	TEST(table_there),
+	TEST(populated),
+	TEST(populated_by_huge),
+	TEST(zero_page),
+	TEST(holes),
+	TEST(partly_unmapped),
+	TEST(small_entries),
+	TEST(fork_shared),
+	TEST(medium),
+	TEST(serves_faults),
+	{.name = NULL},
 };
