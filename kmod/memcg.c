@@ -80,10 +80,15 @@ void pf_memcg_end(struct pf_op *op)
 	mem_cgroup_put(op->charging);
 }
 
+/* With interrupts off: what tells that a cgroup has changed is common to all its counters. */
 static void pf_mod_both(struct lruvec *from, struct lruvec *to, enum node_stat_item item, int nr)
 {
+	unsigned long flags;
+
+	local_irq_save(flags);
 	__mod_lruvec_state(from, item, -nr);
 	__mod_lruvec_state(to, item, nr);
+	local_irq_restore(flags);
 }
 
 static void pf_move_state(struct folio *folio, struct mem_cgroup *from, struct mem_cgroup *to)
