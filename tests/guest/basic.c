@@ -112,7 +112,7 @@ static void page_is_owned(void)
 
 static void large(void)
 {
-	const size_t len = 64 * MIB;
+	const size_t len = working_set(64 * MIB);
 	struct end giver = giver_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
 	uint64_t giver_kb = status_kb(peer_pid(giver.peer), "RssAnon");
 	uint64_t taker_kb = status_kb(peer_pid(taker.peer), "RssAnon");
@@ -120,7 +120,7 @@ static void large(void)
 
 	start = now_ms();
 	pf_move_all(pf_open(), &taker, &giver);
-	note("64 MiB in %lld ms", (long long)(now_ms() - start));
+	note("%zu MiB in %lld ms", len / MIB, (long long)(now_ms() - start) * slowness);
 	check(near_kb(status_kb(peer_pid(giver.peer), "RssAnon"), giver_kb - len / 1024, 256));
 	check(near_kb(status_kb(peer_pid(taker.peer), "RssAnon"), taker_kb + len / 1024, 256));
 	has_moved(&taker, &giver);
@@ -300,7 +300,7 @@ static void same_address(void)
 /* Memory comes back when its last owner ends. */
 static void no_leak(void)
 {
-	const size_t len = 32 * MIB;
+	const size_t len = working_set(32 * MIB);
 	uint64_t before = 0;
 	int pf = pf_open();
 

@@ -21,6 +21,7 @@
 #define EXIT_SKIP       77
 
 const void *test_row;
+unsigned int slowness = 1;
 
 static struct {
 	int tap;
@@ -120,12 +121,19 @@ int64_t now_ms(void)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
+	return (ts.tv_sec * 1000ll + ts.tv_nsec / 1000000) / slowness;
 }
 
 void nap_ms(unsigned int ms)
 {
 	poll(NULL, 0, (int)ms);
+}
+
+size_t working_set(size_t len)
+{
+	size_t less = len / slowness & ~(BLOCK - 1);
+
+	return less ? less : BLOCK;
 }
 
 /* ---- running one */

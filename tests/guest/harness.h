@@ -67,8 +67,13 @@ _Noreturn void test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 
 /* A comment in the output: figures, or how far a test got. */
 void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* How much slower than usual the kernel is: "pf.slow" on its command line. */
+extern unsigned int slowness;
+/* Time in which limits are told: in a slow kernel it goes slower. */
 int64_t now_ms(void);
 void nap_ms(unsigned int ms);
+/* Less memory than @len where the kernel is slow, in whole blocks. */
+size_t working_set(size_t len);
 /* Until the condition holds, or fail after so many ms. */
 #define await(ms, condition)                                                                       \
 	do {                                                                                       \

@@ -4,6 +4,7 @@
  *
  *	pf.test=NAME,...	run these only, or all of a subject
  *	pf.module=NAME		the module under test; none: it isn't unloaded
+ *	pf.slow=N		a kernel that is so many times slower: N times the time, less memory
  *
  * Its last line, "# verdict: ok", says that it came to its end and found nothing wrong. The console
  *is the kernel's; TAP goes to the second serial port.
@@ -130,9 +131,13 @@ static void judge(void)
 
 int main(void)
 {
-	char select[512], module[64];
+	char select[512], module[64], slow[16];
 
 	prepare();
+	if (*param(slow, sizeof(slow), "pf.slow"))
+		slowness = (unsigned int)atoi(slow);
+	if (!slowness)
+		fail("pf.slow=%s", slow);
 	param(select, sizeof(select), "pf.test");
 	param(module, sizeof(module), "pf.module");
 	for (size_t i = 0; i < COUNT(subjects); i++)

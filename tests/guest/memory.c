@@ -233,7 +233,7 @@ bool uffd_read(int uffd, struct uffd_msg *msg, unsigned int ms)
 {
 	struct pollfd pfd = {.fd = uffd, .events = POLLIN};
 
-	return poll(&pfd, 1, (int)ms) > 0 && read(uffd, msg, sizeof(*msg)) == sizeof(*msg);
+	return poll(&pfd, 1, (int)(ms * slowness)) > 0 && read(uffd, msg, sizeof(*msg)) == sizeof(*msg);
 }
 
 uint64_t uffd_fault(int uffd)
