@@ -62,11 +62,11 @@ struct pageferry_info {
  * @len: in: bytes; all three are multiples of the page size, and each range lies in one mapping
  * @moved: out: bytes from the start that were dealt with, also when the call fails
  *
- * Returns 0 when all of @len is dealt with. Otherwise -1 and errno, and @moved says how far it came:
- * add it to both addresses and call again to go on.
+ * Returns 0 when all of @len is dealt with. Otherwise -1 and errno, and @moved says how far it came: the
+ * errno is about the page there. Add it to both addresses and call again to go on. (UFFDIO_MOVE says
+ * EAGAIN first, and the reason at the next call.)
  *
- * EAGAIN	with @moved set: the rest can't be moved now, or, at the next call, says why not. Without:
- *		an event (fork, mremap, ...) of either process waits to be read from its userfaultfd.
+ * EAGAIN	an event (fork, mremap, ...) of either process waits to be read from its userfaultfd.
  * EBUSY	the page at @moved is in use: pinned for DMA, shared with another process or by KSM, or
  *		something else holds a reference to it. It stays where it was. Stricter than
  *		UFFDIO_MOVE, which lets plain references through: afterwards they would be references
