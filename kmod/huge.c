@@ -69,7 +69,9 @@ static bool pf_move_locked(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, str
 	trace_pageferry_flush(op->src.mm, op->src.addr, HPAGE_PMD_SIZE, 1);
 	pf_park_after_clear();
 	if ((!pf_is_in_use(folio) || pf_skips_recheck()) &&
-	    (!pf_memcg_differs(op, folio) || pf_memcg_take(op, folio))) {
+	    (!pf_memcg_differs(op, folio) || pf_memcg_isolate(folio))) {
+		if (pf_memcg_differs(op, folio))
+			pf_memcg_take(op, folio);
 		pf_install_huge(op, dst_pmd, src_pmd, folio);
 		return true;
 	}

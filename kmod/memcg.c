@@ -109,15 +109,13 @@ static void pf_move_state(struct folio *folio, struct mem_cgroup *from, struct m
 /*
  * A huge page waits in its cgroup's queue to be split should memory be short. The shrinker takes a
  * reference to it from there, so the queue is left with the references frozen: the mapping's and that
- * of the isolation. Returns whether it was queued; false in *ok: somebody has it just now.
+ * of the isolation. False: the shrinker has it just now.
  */
-static bool pf_leave_split_queue(struct folio *folio, bool *ok)
+static bool pf_leave_split_queue(struct folio *folio)
 {
-	*ok = true;
 	if (!folio_test_large(folio) || data_race(list_empty(&folio->_deferred_list)))
-		return false;
-	*ok = folio_ref_freeze(folio, 2);
-	if (!*ok)
+		return true;
+	if (!folio_ref_freeze(folio, 2))
 		return false;
 	__folio_unqueue_deferred_split(folio);
 	folio_ref_unfreeze(folio, 2);
@@ -126,22 +124,25 @@ static bool pf_leave_split_queue(struct folio *folio, bool *ok)
 
 /*
  * The folio is locked, its entry is cleared, and both table locks are held, so it can't be mapped,
- * unmapped or written back meanwhile. It comes off the LRU list, which is its cgroup's, and goes onto
- * the new one's. False: it isn't on the list, so somebody else has it.
+ * unmapped or written back meanwhile. It comes off the lists that are its cgroup's. False: it isn't on the
+ * LRU list, so somebody else has it.
  */
-bool pf_memcg_take(struct pf_op *op, struct folio *folio)
+bool pf_memcg_isolate(struct folio *folio)
+{
+	if (!folio_isolate_lru(folio))
+		return false;
+	if (pf_leave_split_queue(folio))
+		return true;
+	folio_putback_lru(folio);
+	return false;
+}
+
+/* What has been isolated; it goes onto the new cgroup's lists. There is enough in op->charged. */
+void pf_memcg_take(struct pf_op *op, struct folio *folio)
 {
 	struct mem_cgroup *from = folio_memcg(folio), *to = op->charging;
 	int nr = folio_nr_pages(folio);
-	bool queued, ok;
 
-	if (!folio_isolate_lru(folio))
-		return false;
-	queued = pf_leave_split_queue(folio, &ok);
-	if (!ok) {
-		folio_putback_lru(folio);
-		return false;
-	}
 	pf_move_state(folio, from, to);
 	/* Whoever sees the new cgroup sees its state, too. */
 	smp_mb();
@@ -150,10 +151,15 @@ bool pf_memcg_take(struct pf_op *op, struct folio *folio)
 	op->charged -= nr;
 	mem_cgroup_cancel_charge(from, nr);
 	css_put(&from->css);
+	/*
+	 * Should it go back to the swap slot that it still has, it is charged to the slot's cgroup when it is
+	 * read again. That one is left as it is where the receiver has no room for it.
+	 */
+	if (nr == 1 && folio_mapped(folio) && folio_test_swapcache(folio))
+		pf_memcg_take_swap(op, folio->swap);
 	folio_putback_lru(folio);
-	if (queued)
+	if (folio_test_large(folio))
 		deferred_split_folio(folio, false);
-	return true;
 }
 
 static void pf_uncharge_swap(unsigned short id)
@@ -219,9 +225,13 @@ int pf_memcg_charge(struct pf_op *op)
 	return 0;
 }
 
-bool pf_memcg_take(struct pf_op *op, struct folio *folio)
+bool pf_memcg_isolate(struct folio *folio)
 {
 	return true;
+}
+
+void pf_memcg_take(struct pf_op *op, struct folio *folio)
+{
 }
 
 int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)

@@ -182,13 +182,18 @@ static void pf_count_pages(struct pf_op *op)
 static int pf_steps(struct pf_op *op)
 {
 	pmd_t *dst_pmd, *src_pmd;
+	unsigned int done;
 
 	while (op->left) {
 		op->stop = PF_STOP_NONE;
 		op->promised = 0;
-		pf_advance(op, pf_do_step(op, &dst_pmd, &src_pmd));
-		if (op->stop != PF_STOP_NONE)
-			pf_advance(op, pf_overcome(op, dst_pmd, src_pmd));
+		done = pf_do_step(op, &dst_pmd, &src_pmd);
+		/* What stopped a batch behind its first pages is met again at the next step's first page. */
+		if (done)
+			op->stop = PF_STOP_NONE;
+		else
+			done = pf_overcome(op, dst_pmd, src_pmd);
+		pf_advance(op, done);
 		if (op->folio)
 			folio_put(op->folio);
 		op->folio = NULL;

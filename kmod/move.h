@@ -149,7 +149,8 @@ void pf_memcg_begin(struct pf_op *op);
 /* Can it be taken, with what is charged? Else op->stop says what to do. The folio is locked. */
 bool pf_memcg_ready(struct pf_op *op, struct folio *folio);
 int pf_memcg_charge(struct pf_op *op);
-bool pf_memcg_take(struct pf_op *op, struct folio *folio);
+bool pf_memcg_isolate(struct folio *folio);
+void pf_memcg_take(struct pf_op *op, struct folio *folio);
 int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry);
 void pf_memcg_end(struct pf_op *op);
 

@@ -133,10 +133,13 @@ static unsigned int pf_recheck(struct pf_op *op, unsigned int n)
 			pf_stop(op, PF_STOP_IN_USE);
 			return i;
 		}
-		if (pf_memcg_differs(op, folio) && !pf_memcg_take(op, folio)) {
+		if (!pf_memcg_differs(op, folio))
+			continue;
+		if (!pf_memcg_isolate(folio)) {
 			pf_stop(op, PF_STOP_IN_USE);
 			return i;
 		}
+		pf_memcg_take(op, folio);
 	}
 	return n;
 }

@@ -108,23 +108,32 @@ static void pf_move_entry(struct pf_op *op, const struct pf_tables *t, const str
 {
 	pte_t pte = ptep_get_and_clear(op->src.mm, op->src.addr, t->src);
 
-	if (s->folio)
+	if (s->folio) {
+		/* Reclaim flushes later what it unmaps, so the source might still reach the page. */
+		flush_tlb_batched_pending(op->src.mm);
 		pf_set_rmap(s->folio, op->dst.vma, linear_page_index(op->dst.vma, op->dst.addr));
+	}
 	pte = pte_swp_clear_uffd_wp(pte_swp_mksoft_dirty(pte));
 	set_pte_at(op->dst.mm, op->dst.addr, t->dst, pte);
 	add_mm_counter(op->src.mm, MM_SWAPENTS, -1);
 	add_mm_counter(op->dst.mm, MM_SWAPENTS, 1);
 }
 
-static bool pf_cached_is_ready(struct pf_op *op, struct pf_swapped *s)
+/* Both charges or none: what may be refused comes first. */
+static bool pf_take_charges(struct pf_op *op, struct pf_swapped *s)
 {
-	if (!s->folio)
-		return true;
-	if (pf_cached_is_in_use(s->folio))
+	bool differs = s->folio && pf_memcg_differs(op, s->folio);
+
+	if (differs && !pf_memcg_isolate(s->folio))
 		return pf_stop(op, PF_STOP_IN_USE);
-	if (!pf_memcg_differs(op, s->folio) || pf_memcg_take(op, s->folio))
-		return true;
-	return pf_stop(op, PF_STOP_IN_USE);
+	if (pf_memcg_take_swap(op, s->entry)) {
+		if (differs)
+			folio_putback_lru(s->folio);
+		return pf_fail(op, -ENOMEM);
+	}
+	if (differs)
+		pf_memcg_take(op, s->folio);
+	return true;
 }
 
 static unsigned int pf_commit_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
@@ -138,13 +147,11 @@ static unsigned int pf_commit_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *s
 		return pf_stop(op, PF_STOP_RETRY);
 	if (!pf_is_as_read(op, &t, s)) {
 		pf_stop(op, PF_STOP_RETRY);
-	} else if (pf_cached_is_ready(op, s)) {
-		if (pf_memcg_take_swap(op, s->entry)) {
-			pf_fail(op, -ENOMEM);
-		} else {
-			pf_move_entry(op, &t, s);
-			done = 1;
-		}
+	} else if (s->folio && pf_cached_is_in_use(s->folio)) {
+		pf_stop(op, PF_STOP_IN_USE);
+	} else if (pf_take_charges(op, s)) {
+		pf_move_entry(op, &t, s);
+		done = 1;
 	}
 	pf_unmap_both(&t);
 	return done;

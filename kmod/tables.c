@@ -33,14 +33,21 @@ pmd_t *pf_alloc_pmd(struct mm_struct *mm, unsigned long addr)
 	return pud ? pmd_alloc(mm, pud, addr) : NULL;
 }
 
-/* In the order of their addresses, since another mover may go the other way. */
+/*
+ * In the order of their addresses, since another mover may go the other way. But mremap() has no such
+ * order: it locks two tables of one process, the old one first, and needs neither of our VMAs for that.
+ * With two movers it could be a circle, so the second one is only tried, and then waited for alone.
+ */
 void pf_lock_tables(spinlock_t *a, spinlock_t *b)
 {
 	if (a > b)
 		swap(a, b);
 	spin_lock(a);
-	if (a != b)
-		spin_lock_nested(b, SINGLE_DEPTH_NESTING);
+	while (a != b && !spin_trylock(b)) {
+		spin_unlock(a);
+		swap(a, b);
+		spin_lock(a);
+	}
 }
 
 void pf_unlock_tables(spinlock_t *a, spinlock_t *b)

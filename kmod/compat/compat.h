@@ -47,6 +47,7 @@ extern struct address_space *swapper_spaces[];
 #define PF_SWAP_SPACE_SHIFT 14
 
 /* mm/internal.h */
+void flush_tlb_batched_pending(struct mm_struct *mm);
 bool folio_isolate_lru(struct folio *folio);
 void folio_putback_lru(struct folio *folio);
 bool __folio_unqueue_deferred_split(struct folio *folio);
