@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# timeout: 600
+# timeout: 1200
 #
 # The VM bench: a short run of all three ways, what it must notice, and how it ends.
 set -u
@@ -24,7 +24,29 @@ succeeds()
 	status_is 0
 }
 
-# QEMU's pre-copy damages memory now and then under TCG: then the table has to say why.
+# QEMU's pre-copy damages memory now and then under TCG. Where that hits the guest's kernel, the guest
+# ends or hangs.
+precopy_broke_guest()
+{
+	grep -q '^vm: precopy: QEMU ended during the measurement' "$tmp/err" && return
+	[ "$status" -eq 124 ] && tail -n 1 "$tmp/out" | grep -q 'QEMU pre-copy  *booting'
+}
+
+# bench_precopy OPTION...: the same with pre-copy, until there is something to judge
+bench_precopy()
+{
+	local i
+
+	for i in 1 2 3 4 5; do
+		timeout 100 "$bench" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+		status=$?
+		precopy_broke_guest || return 0
+		echo "# pre-copy broke its guest, time $i" >&2
+	done
+	return 1
+}
+
+# Where pre-copy has damaged memory the table has to say why.
 has_table()
 {
 	grep -Eq '^512 MiB, 1 upgrade each +pageferry +QEMU pre-copy +QEMU memfd$' "$tmp/out" &&
@@ -81,7 +103,6 @@ finds_damage()
 
 damage_by_precopy_is_told()
 {
-	bench --quick --way precopy --qemu "$tmp/damaging" --json "$tmp/damage"
 	status_is 0 && grep -Eq '^guest memory is intact +NO$' "$tmp/out" && explains_damage &&
 		grep -q '"why_damaged"' "$tmp/damage"
 }
@@ -119,25 +140,36 @@ ends_on()
 	status_is $((128 + $2)) && nothing_left
 }
 
-ok "all three ways are measured" succeeds --quick --json "$tmp/json"
-ok "the table says how each of them keeps guest RAM, and that it is intact" has_table
-ok "the file says so, too" json '
-	$pageferry{ram_anonymous} && $precopy{ram_anonymous} && !$memfd{ram_anonymous} &&
-	$pageferry{intact} && $memfd{intact} &&
-	($precopy{intact} xor $precopy{why_damaged})'
-ok "every way has a gap, a total time and a peak" json '
-	!grep { $_->{gap_ms}{median} <= 0.9 || $_->{baseline_gap_ms}{median} <= 0.9 ||
-		$_->{total_ms}{median} <= 0 || $_->{peak_mib}{median} <= 400 } @{$j->{results}}'
-ok "only pre-copy needs the RAM twice" json '
-	$precopy{extra_mib}{median} > 400 && $pageferry{extra_mib}{median} < 64 &&
-	$memfd{extra_mib}{median} < 64'
-ok "what the command reports is in it" json '
-	$pageferry{runs}[0]{told}{result} eq "upgraded" &&
-	$pageferry{runs}[0]{told}{total_bytes} == 512 << 20'
+if bench_precopy --quick --json "$tmp/json"; then
+	ok "all three ways are measured" status_is 0
+	ok "the table says how each of them keeps guest RAM, and that it is intact" has_table
+	ok "the file says so, too" json '
+		$pageferry{ram_anonymous} && $precopy{ram_anonymous} && !$memfd{ram_anonymous} &&
+		$pageferry{intact} && $memfd{intact} &&
+		($precopy{intact} xor $precopy{why_damaged})'
+	ok "every way has a gap, a total time and a peak" json '
+		!grep { $_->{gap_ms}{median} <= 0.9 || $_->{baseline_gap_ms}{median} <= 0.9 ||
+			$_->{total_ms}{median} <= 0 || $_->{peak_mib}{median} <= 400 } @{$j->{results}}'
+	ok "only pre-copy needs the RAM twice" json '
+		$precopy{extra_mib}{median} > 400 && $pageferry{extra_mib}{median} < 64 &&
+		$memfd{extra_mib}{median} < 64'
+	ok "what the command reports is in it" json '
+		$pageferry{runs}[0]{told}{result} eq "upgraded" &&
+		$pageferry{runs}[0]{told}{total_bytes} == 512 << 20'
+else
+	ok "pageferry and memfd are measured" succeeds --quick --json "$tmp/json" \
+		--way pageferry,memfd
+	ok "they keep memory as it was" json '$pageferry{intact} && $memfd{intact}'
+	skip "pre-copy is measured" "it breaks its guest each time"
+fi
 ok "nothing is left of it" nothing_left
 ok "damaged memory is found, and is a failure" finds_damage
 ok "nothing is left of it then" nothing_left
-ok "damage by pre-copy is told, and no failure" damage_by_precopy_is_told
+if bench_precopy --quick --way precopy --qemu "$tmp/damaging" --json "$tmp/damage"; then
+	ok "damage by pre-copy is told, and no failure" damage_by_precopy_is_told
+else
+	skip "damage by pre-copy is told, and no failure" "it breaks its guest each time"
+fi
 ok "a QEMU that does not run is said" fails_saying "failed" --quick --qemu false
 ok "a wrong way is said" fails_saying "the ways are" --way none
 ok "a wrong size is said" fails_saying "needs a number" --ram 0
