@@ -240,6 +240,8 @@ static void run_one(const struct test *test)
 	if (status == -1) {
 		note("it hangs: nothing for %u s", seconds);
 		show_group(pid);
+		/* What is running has no stack to be shown by others; the console gets it. */
+		file_write("/proc/sysrq-trigger", "l");
 		good = false;
 	} else {
 		good = explain(status);

@@ -87,8 +87,18 @@ size_t working_set(size_t len);
 	} while (0)
 
 /* The files of tests, in the order in which they run: each has a table NAME_tests. */
-#define SUBJECTS(X)         X(self) X(basic) X(errno) X(errno_page) X(swap) X(thp) X(cgroup) \
-	X(handover) X(cost)
+#define SUBJECTS(X)                                                                                \
+	X(self)                                                                                    \
+	X(basic)                                                                                   \
+	X(errno)                                                                                   \
+	X(errno_page)                                                                              \
+	X(swap)                                                                                    \
+	X(thp)                                                                                     \
+	X(cgroup)                                                                                  \
+	X(handover)                                                                                \
+	X(kill)                                                                                    \
+	X(race)                                                                                    \
+	X(cost)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)
 

@@ -111,9 +111,23 @@ static bool unloads(const char *module)
 	return !ret;
 }
 
+/* While somebody has it open it has to stay. */
+static bool stays(const char *module)
+{
+	int fd = open("/dev/pageferry", O_RDWR | O_CLOEXEC);
+	int ret = fd < 0 ? -errno : unload(module);
+
+	close(fd);
+	if (ret != -EWOULDBLOCK)
+		note("open device and rmmod %s: %s", module, strerror(-ret));
+	return ret == -EWOULDBLOCK;
+}
+
 /* Only with nothing left behind by any test it can be unloaded. */
 static void end_module(const char *module)
 {
+	if (!strcmp(module, "pageferry"))
+		harness_verdict(stays(module), "module/stays_while_open");
 	harness_verdict(unloads(module), "module/unload");
 	harness_verdict(reload(module) && unloads(module), "module/load_again");
 }

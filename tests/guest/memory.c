@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "guest/pattern.h"
@@ -153,6 +154,13 @@ static int64_t read_pages(const uint64_t *arg)
 void peer_read_pages(struct peer *p, uint64_t addr, size_t len)
 {
 	peer_do(p, read_pages, addr, len);
+}
+
+void peer_read(struct peer *p, uint64_t addr, void *buf, size_t len)
+{
+	struct iovec to = {buf, len}, from = {(void *)addr, len};
+
+	check_is(process_vm_readv(peer_pid(p), &to, 1, &from, 1, 0), len);
 }
 
 int64_t peer_run_peek(const uint64_t *arg)

@@ -86,6 +86,8 @@ int64_t peer_run_verify(const uint64_t *arg);
 void peer_verify_zero(struct peer *p, uint64_t addr, size_t len);
 /* Reads a word of each page. */
 void peer_read_pages(struct peer *p, uint64_t addr, size_t len);
+/* Its memory, of which nothing may be missing, without asking it. */
+void peer_read(struct peer *p, uint64_t addr, void *buf, size_t len);
 uint64_t peer_peek(struct peer *p, uint64_t addr);
 void peer_poke(struct peer *p, uint64_t addr, uint64_t value);
 /* For peer_thread(): addr; returns the word. */
