@@ -156,7 +156,16 @@ static int64_t stop_page_out(const uint64_t *arg)
 	return 0;
 }
 
-/* To the end: a page that is being reclaimed just now can't be had for a moment. Returns how often.
+/* Without changing it. */
+static int64_t write_to(const uint64_t *arg)
+{
+	return __atomic_fetch_or((uint64_t *)arg[0], 0, __ATOMIC_RELAXED) != 0;
+}
+
+/*
+ * To the end: a page that is being reclaimed just now can't be had for a moment. One that is read back
+ * while it is being written to zram is no longer its process' alone, to the kernel, until somebody
+ * writes to it: SWP_STABLE_WRITES in do_swap_page(). Returns how often it was refused.
  */
 static unsigned int move_patiently(int pf, const struct end *to, const struct end *from)
 {
@@ -170,6 +179,8 @@ static unsigned int move_patiently(int pf, const struct end *to, const struct en
 
 		if (ret && ret != -EBUSY)
 			check_is(ret, -EAGAIN);
+		if (ret == -EBUSY)
+			peer_do(from->peer, write_to, from->addr + done + moved);
 		if (moved)
 			end = now_ms() + 10000;
 		check(now_ms() < end);
