@@ -5,7 +5,7 @@
 # make check      the tests, on a fresh machine: installs what is missing, then runs all
 # make check-debug  the same under sanitizers, then the analyzers
 # make kmod       the kernel module build/kmod/pageferry.ko, for KDIR or as scripts/kmod-headers says;
-#                 PARK=1: the one of tests/guest/park.sh, build/kmod/park/pageferry.ko
+#                 PARK=1: the one of tests/guest/module_park.sh, build/kmod/park/pageferry.ko
 # make install    with DESTDIR and PREFIX
 # make install-kmod  the module's sources, for DKMS, with DESTDIR
 

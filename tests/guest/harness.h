@@ -98,6 +98,8 @@ size_t working_set(size_t len);
 	X(handover)                                                                                \
 	X(kill)                                                                                    \
 	X(race)                                                                                    \
+	X(pins)                                                                                    \
+	X(park)                                                                                    \
 	X(cost)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)

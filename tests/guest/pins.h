@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pages that are pinned while they are asked to move. The giver's threads pin pages in some way,
+ * write through the pin and look through the mapping, and the other way round. Two threads of the
+ * test move the same pages to the taker meanwhile, and back.
+ */
+#ifndef GUEST_PINS_H
+#define GUEST_PINS_H
+
+#include <stdbool.h>
+
+enum pins_kind {
+	PINS_URING,  /* fixed buffers of io_uring */
+	PINS_DIRECT, /* O_DIRECT: for the time of a transfer */
+	PINS_SPLICE, /* vmsplice: a reference that is no pin */
+};
+
+struct pins_row {
+	enum pins_kind kind;
+	bool huge;
+};
+
+struct pins_result {
+	unsigned long rounds;     /* of pinning */
+	unsigned long violations; /* a page moved although it was pinned */
+	unsigned long moved, busy;
+};
+
+/* @before_return, if any: called before pages are moved back, and with false after it. */
+struct pins_result pins_run(const struct pins_row *row, unsigned int ms,
+			    void (*before_return)(bool begin));
+
+#endif
