@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: MIT
+/*
+ * No write is lost. Threads of two processes add to counters in the same pages, of which each is at
+ * one of both at any time: who runs into a hole gets the page from the other side. Others move
+ * whole ranges to and fro meanwhile, so that pages are taken away while they are written to. In the
+ * end the pages hold what all threads together have added.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "harness.h"
+#include "lib/uffd_abi.h"
+#include "peer.h"
+#include "pf.h"
+#include "proc.h"
+#include "stress.h"
+
+#define PAGES_MAX 2048u
+#define WRITERS   4u /* half of them at either side */
+#define SHUFFLERS 2u
+#define RUN_MS    4000
+#define SWAP      (64 * MIB)
+
+struct row {
+	unsigned int pages;
+	bool huge;
+	bool split; /* ranges that are no whole huge pages */
+	bool swap;
+};
+
+static struct {
+	atomic_bool stop, stop_serving;
+	uint64_t added[WRITERS][PAGES_MAX]; /* each by one thread */
+	struct tally faults, shuffles;
+} * all;
+
+static struct {
+	const struct row *row;
+	struct end side[2];
+	int pf;
+} run;
+
+/* ---- the writers; each has a word of its own in a page, and all have one together */
+
+/* arg: address, pages, number of the writer */
+static int64_t write_counters(const uint64_t *arg)
+{
+	uint64_t random = arg[2] << 32;
+
+	while (!all->stop) {
+		uint64_t page = below(&random, arg[1]);
+		uint64_t *words = (uint64_t *)(arg[0] + page * PAGE);
+
+		/* For a while at the same one, so that it is in the CPU's TLB when it is taken
+		 * away. */
+		for (uint64_t n = below(&random, 2000); n && !all->stop; n--) {
+			__atomic_fetch_add(&words[0], 1, __ATOMIC_RELAXED);
+			/* No atomic one: nobody else writes here. */
+			((volatile uint64_t *)words)[64 * (1 + arg[2])]++;
+			all->added[arg[2]][page]++;
+		}
+	}
+	return 0;
+}
+
+/* ---- the movers */
+
+static const int answers[] = {EBUSY, EEXIST, ENOENT, EAGAIN, 0};
+
+static int move(unsigned int to, unsigned int first, unsigned int n, struct tally *tally,
+		unsigned int *moved)
+{
+	const struct end *dst = &run.side[to], *src = &run.side[!to];
+	uint64_t bytes;
+	int ret = pf_move(run.pf, 0, dst->uffd, src->uffd, dst->addr + first * PAGE,
+			  src->addr + first * PAGE, n * PAGE, &bytes);
+
+	tally_add(tally, ret, bytes, answers);
+	if (moved)
+		*moved = (unsigned int)(bytes / PAGE);
+	return ret;
+}
+
+/* How many pages go at once: huge pages that are to stay ones go whole. */
+static unsigned int step(void)
+{
+	return run.row->huge && !run.row->split ? BLOCK / PAGE : 1;
+}
+
+/*
+ * It is there then, or was there already, or has just gone again and is faulted for again. A huge
+ * page that is one no more may be at both sides in part.
+ */
+static void serve(unsigned int to, uint64_t at)
+{
+	unsigned int page = (unsigned int)((at - run.side[to].addr) / PAGE);
+	int64_t end = now_ms() + 10000;
+	int ret = -EAGAIN;
+
+	if (step() > 1)
+		ret = move(to, page - page % step(), step(), &all->faults, NULL);
+	while (ret) {
+		ret = move(to, page, 1, &all->faults, NULL);
+		if (ret == -EEXIST)
+			ret = uffd_wake(run.side[to].uffd, at, PAGE);
+		if (now_ms() > end)
+			test_failed(__FILE__, __LINE__, "page %u: nothing but %s for 10 s", page,
+				    strerrorname_np(-ret));
+	}
+}
+
+/* arg: the side whose faults are answered */
+static int64_t serve_faults(const uint64_t *arg)
+{
+	struct uffd_msg msg;
+
+	while (!all->stop_serving)
+		if (uffd_read(run.side[arg[0]].uffd, &msg, 20))
+			serve((unsigned int)arg[0], msg.arg.pagefault.address & ~(PAGE - 1));
+	return 0;
+}
+
+/* Those of a range that are at the other side; the rest is passed over. */
+static void move_range(unsigned int to, unsigned int first, unsigned int n)
+{
+	unsigned int end = first + n, moved;
+
+	for (; first < end && !all->stop; first += moved)
+		if (move(to, first, end - first, &all->shuffles, &moved) && !moved)
+			moved = step();
+}
+
+static int64_t shuffle(const uint64_t *arg)
+{
+	unsigned int steps = run.row->pages / step();
+	uint64_t random = arg[0];
+
+	while (!all->stop) {
+		unsigned int first = (unsigned int)below(&random, steps);
+		unsigned int n = 1 + (unsigned int)below(&random, steps - first);
+
+		move_range((unsigned int)below(&random, 2), first * step(), n * step());
+		nap_ms(1);
+	}
+	return 0;
+}
+
+/* ---- what else goes on */
+
+/*
+ * arg: address, length. Reclaim may find everything in use: it is tried only. And it has the pages
+ * off their lists for as long as it takes, so they are few.
+ */
+static int64_t page_out(const uint64_t *arg)
+{
+	const uint64_t len = run.row->huge ? BLOCK : 16 * PAGE;
+	uint64_t random = arg[0];
+
+	while (!all->stop) {
+		uint64_t at = arg[0] + below(&random, arg[1] / len) * len;
+
+		madvise((void *)at, len, MADV_PAGEOUT);
+		nap_ms(len < BLOCK ? 2 : 100);
+	}
+	return 0;
+}
+
+/* ---- the end */
+
+static bool is_hole(unsigned int side, unsigned int page)
+{
+	const struct end *e = &run.side[side];
+
+	return count_holes(peer_pid(e->peer), e->addr + page * PAGE, PAGE);
+}
+
+/* Each page is at exactly one of both sides. */
+static void check_places(void)
+{
+	for (unsigned int i = 0; i < run.row->pages; i++) {
+		size_t holes = 0;
+
+		for (unsigned int s = 0; s < 2; s++)
+			holes += is_hole(s, i);
+		if (holes != 1)
+			test_failed(__FILE__, __LINE__, "page %u is at %s", i,
+				    holes ? "neither side" : "both sides");
+	}
+}
+
+static void bring_all(void)
+{
+	int64_t end = now_ms() + 10000;
+
+	for (unsigned int i = 0; i < run.row->pages; i++)
+		while (is_hole(0, i)) {
+			move(0, i, 1, &all->shuffles, NULL);
+			check(now_ms() < end);
+		}
+}
+
+/* In the peer that has the pages: address, page. */
+static int64_t check_page(const uint64_t *arg)
+{
+	const uint64_t *words = (const uint64_t *)arg[0];
+	uint64_t sum = 0;
+
+	for (unsigned int w = 0; w < WRITERS; w++) {
+		uint64_t added = all->added[w][arg[1]];
+
+		if (words[64 * (1 + w)] != added)
+			test_failed(__FILE__, __LINE__,
+				    "page %u: writer %u added %llu, it has %llu",
+				    (unsigned int)arg[1], w, (unsigned long long)added,
+				    (unsigned long long)words[64 * (1 + w)]);
+		sum += added;
+	}
+	check_is(words[0], sum);
+	return 0;
+}
+
+static void check_totals(void)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < run.row->pages; i++) {
+		peer_do(run.side[0].peer, check_page, run.side[0].addr + i * PAGE, i);
+		for (unsigned int w = 0; w < WRITERS; w++)
+			sum += all->added[w][i];
+	}
+	note("%llu additions", (unsigned long long)sum);
+	check(sum > 0);
+}
+
+/* ---- all of it */
+
+struct threads {
+	int servers[2], shufflers[SHUFFLERS], writers[WRITERS], outs[2];
+};
+
+static int64_t clear(const uint64_t *arg)
+{
+	memset((void *)arg[0], 0, arg[1]);
+	return 0;
+}
+
+static void start(void)
+{
+	unsigned int how = run.row->huge ? MAP_HUGE : MAP_4K;
+	size_t len = run.row->pages * PAGE;
+
+	all = shared(sizeof(*all));
+	run.pf = pf_open();
+	run.side[0] = giver_start(len, how);
+	run.side[1] = taker_start(len, how);
+	peer_do(run.side[0].peer, clear, run.side[0].addr, len);
+}
+
+static uint64_t huge_kb(unsigned int side)
+{
+	const struct end *e = &run.side[side];
+
+	return smaps_kb(peer_pid(e->peer), e->addr, e->len, "AnonHugePages");
+}
+
+static void check_faults(void)
+{
+	tally_note(&all->faults, "faults");
+	tally_note(&all->shuffles, "ranges");
+	if (run.row->huge)
+		note("%llu KiB are huge pages", (unsigned long long)(huge_kb(0) + huge_kb(1)));
+	check(all->faults.pages > 0);
+	check(all->shuffles.pages > 0);
+}
+
+static void start_threads(struct threads *t)
+{
+	for (unsigned int s = 0; s < 2; s++)
+		t->servers[s] = peer_thread(NULL, serve_faults, s);
+	for (unsigned int w = 0; w < WRITERS; w++)
+		t->writers[w] = peer_thread(run.side[w % 2].peer, write_counters,
+					    run.side[w % 2].addr, run.row->pages, w);
+	for (unsigned int i = 0; i < SHUFFLERS; i++)
+		t->shufflers[i] = peer_thread(NULL, shuffle, i);
+	for (unsigned int s = 0; s < 2 && run.row->swap; s++)
+		t->outs[s] = peer_thread(run.side[s].peer, page_out, run.side[s].addr,
+					 run.side[s].len);
+}
+
+/* Those that answer faults are the last. */
+static void end_threads(const struct threads *t)
+{
+	all->stop = true;
+	for (unsigned int i = 0; i < SHUFFLERS; i++)
+		peer_join(NULL, t->shufflers[i], 20000);
+	for (unsigned int w = 0; w < WRITERS; w++)
+		peer_join(run.side[w % 2].peer, t->writers[w], 20000);
+	for (unsigned int s = 0; s < 2 && run.row->swap; s++)
+		peer_join(run.side[s].peer, t->outs[s], 20000);
+	all->stop_serving = true;
+	for (unsigned int s = 0; s < 2; s++)
+		peer_join(NULL, t->servers[s], 20000);
+}
+
+static void end_swap(const struct zram *swap)
+{
+	size_t pages = 0;
+
+	for (unsigned int s = 0; s < 2; s++)
+		pages += count_pages(peer_pid(run.side[s].peer), run.side[s].addr, run.side[s].len,
+				     PM_SWAPPED);
+	note("%zu pages in swap", pages);
+	check_is(zram_swap_off(swap), 0);
+	zram_remove(swap);
+}
+
+static void no_write_is_lost(void)
+{
+	struct zram swap = {0};
+	struct threads threads;
+
+	run.row = test_row;
+	if (run.row->swap) {
+		swap = zram_make(SWAP);
+		zram_swap_on(&swap, SWAP);
+	}
+	start();
+	start_threads(&threads);
+	nap_ms(RUN_MS);
+	end_threads(&threads);
+	if (run.row->swap)
+		end_swap(&swap);
+	check_places();
+	check_faults();
+	bring_all();
+	check_totals();
+	end_stop(&run.side[0]);
+	end_stop(&run.side[1]);
+}
+
+#define ROW(what, ...)                                                                             \
+	{                                                                                          \
+		.name = "writers/" #what, .run = no_write_is_lost,                                 \
+		.row = &(const struct row){__VA_ARGS__},                                           \
+	}
+
+const struct test writers_tests[] = {
+	ROW(few, .pages = 4),
+	ROW(many, .pages = 256),
+	ROW(swap, .pages = 256, .swap = true),
+	ROW(huge, .pages = 2048, .huge = true),
+	ROW(huge_split, .pages = 1024, .huge = true, .split = true),
+	ROW(huge_swap, .pages = 1024, .huge = true, .swap = true),
+	{0},
+};
