@@ -32,7 +32,8 @@ struct row {
 };
 
 static struct {
-	atomic_bool stop, stop_serving;
+	atomic_bool stop, stop_owning, stop_serving;
+	_Atomic uint64_t refused[2]; /* a page that its side is to write to, see own_pages() */
 	uint64_t added[WRITERS][PAGES_MAX]; /* each by one thread */
 	struct tally faults, shuffles;
 } * all;
@@ -104,6 +105,8 @@ static void serve(unsigned int to, uint64_t at)
 		ret = move(to, page - page % step(), step(), &all->faults, NULL);
 	while (ret) {
 		ret = move(to, page, 1, &all->faults, NULL);
+		if (ret == -EBUSY && run.row->swap)
+			all->refused[!to] = run.side[!to].addr + page * PAGE;
 		if (ret == -EEXIST)
 			ret = uffd_wake(run.side[to].uffd, at, PAGE);
 		if (now_ms() > end)
@@ -168,6 +171,24 @@ static int64_t page_out(const uint64_t *arg)
 	return 0;
 }
 
+/*
+ * A page that is read back while it is being written to zram is no longer its process' alone, to the
+ * kernel, until somebody writes to it: SWP_STABLE_WRITES in do_swap_page(). Those who would are waiting
+ * for it at the other side. arg: the side.
+ */
+static int64_t own_pages(const uint64_t *arg)
+{
+	while (!all->stop_owning) {
+		uint64_t at = atomic_exchange(&all->refused[arg[0]], 0);
+
+		if (at)
+			madvise((void *)at, PAGE, MADV_POPULATE_WRITE);
+		else
+			nap_ms(1);
+	}
+	return 0;
+}
+
 /* ---- the end */
 
 static bool is_hole(unsigned int side, unsigned int page)
@@ -197,7 +218,9 @@ static void bring_all(void)
 
 	for (unsigned int i = 0; i < run.row->pages; i++)
 		while (is_hole(0, i)) {
-			move(0, i, 1, &all->shuffles, NULL);
+			if (move(0, i, 1, &all->shuffles, NULL) == -EBUSY)
+				peer_madvise(run.side[1].peer, run.side[1].addr + i * PAGE, PAGE,
+					     MADV_POPULATE_WRITE);
 			check(now_ms() < end);
 		}
 }
@@ -238,7 +261,7 @@ static void check_totals(void)
 /* ---- all of it */
 
 struct threads {
-	int servers[2], shufflers[SHUFFLERS], writers[WRITERS], outs[2];
+	int servers[2], shufflers[SHUFFLERS], writers[WRITERS], outs[2], owners[2];
 };
 
 static int64_t clear(const uint64_t *arg)
@@ -285,9 +308,11 @@ static void start_threads(struct threads *t)
 					    run.side[w % 2].addr, run.row->pages, w);
 	for (unsigned int i = 0; i < SHUFFLERS; i++)
 		t->shufflers[i] = peer_thread(NULL, shuffle, i);
-	for (unsigned int s = 0; s < 2 && run.row->swap; s++)
+	for (unsigned int s = 0; s < 2 && run.row->swap; s++) {
 		t->outs[s] = peer_thread(run.side[s].peer, page_out, run.side[s].addr,
 					 run.side[s].len);
+		t->owners[s] = peer_thread(run.side[s].peer, own_pages, s);
+	}
 }
 
 /* Those that answer faults are the last. */
@@ -300,6 +325,9 @@ static void end_threads(const struct threads *t)
 		peer_join(run.side[w % 2].peer, t->writers[w], 20000);
 	for (unsigned int s = 0; s < 2 && run.row->swap; s++)
 		peer_join(run.side[s].peer, t->outs[s], 20000);
+	all->stop_owning = true;
+	for (unsigned int s = 0; s < 2 && run.row->swap; s++)
+		peer_join(run.side[s].peer, t->owners[s], 20000);
 	all->stop_serving = true;
 	for (unsigned int s = 0; s < 2; s++)
 		peer_join(NULL, t->servers[s], 20000);
