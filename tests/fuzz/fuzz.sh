@@ -9,8 +9,8 @@ seconds=${FUZZ_SECONDS:-4}
 number=0
 failed=0
 
-echo 1..2
-for name in wire peer; do
+echo 1..3
+for name in plan wire peer; do
 	number=$((number + 1))
 	output=$("$B/tests/fuzz/$name" "$seconds" 2>&1)
 	status=$?
