@@ -109,13 +109,15 @@ unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 		return pf_stop(op, PF_STOP_RETRY);
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
 				op->src.addr + HPAGE_PMD_SIZE);
-	mmu_notifier_invalidate_range_start(&range);
+	if (!pf_skips_notifier())
+		mmu_notifier_invalidate_range_start(&range);
 	/* split_huge_page() and folio_referenced() walk it without the folio's lock. */
 	anon_vma_lock_write(anon_vma);
 	pf_lock_tables(dst_ptl, src_ptl);
 	moved = pf_move_pmd(op, dst_pmd, src_pmd);
 	pf_unlock_tables(dst_ptl, src_ptl);
 	anon_vma_unlock_write(anon_vma);
-	mmu_notifier_invalidate_range_end(&range);
+	if (!pf_skips_notifier())
+		mmu_notifier_invalidate_range_end(&range);
 	return moved ? HPAGE_PMD_NR : 0;
 }

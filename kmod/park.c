@@ -12,9 +12,10 @@ static unsigned int before_clear_us, after_clear_us;
 module_param(before_clear_us, uint, 0600);
 module_param(after_clear_us, uint, 0600);
 
-static bool skip_early, skip_recheck;
+static bool skip_early, skip_recheck, skip_notifier;
 module_param(skip_early, bool, 0600);
 module_param(skip_recheck, bool, 0600);
+module_param(skip_notifier, bool, 0600);
 
 static atomic_long_t pf_put_backs;
 
@@ -51,6 +52,11 @@ bool pf_skips_early(void)
 bool pf_skips_recheck(void)
 {
 	return READ_ONCE(skip_recheck);
+}
+
+bool pf_skips_notifier(void)
+{
+	return READ_ONCE(skip_notifier);
 }
 
 void pf_count_put_back(unsigned int pages)

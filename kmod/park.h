@@ -16,6 +16,8 @@ void pf_park_after_clear(void);
 /* The look at a page's references before its entry is cleared, and the one after that. */
 bool pf_skips_early(void);
 bool pf_skips_recheck(void);
+/* The calls that tell KVM and its like; not to be changed during a move. */
+bool pf_skips_notifier(void);
 /* Pages whose entries were cleared and set again. */
 void pf_count_put_back(unsigned int pages);
 
@@ -35,6 +37,11 @@ static inline bool pf_skips_early(void)
 }
 
 static inline bool pf_skips_recheck(void)
+{
+	return false;
+}
+
+static inline bool pf_skips_notifier(void)
 {
 	return false;
 }

@@ -245,8 +245,10 @@ unsigned int pf_move_ptes(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsi
 
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
 				op->src.addr + n * PAGE_SIZE);
-	mmu_notifier_invalidate_range_start(&range);
+	if (!pf_skips_notifier())
+		mmu_notifier_invalidate_range_start(&range);
 	done = pf_move_tables(op, dst_pmd, src_pmd, n);
-	mmu_notifier_invalidate_range_end(&range);
+	if (!pf_skips_notifier())
+		mmu_notifier_invalidate_range_end(&range);
 	return done;
 }

@@ -102,6 +102,7 @@ size_t working_set(size_t len);
 	X(park)                                                                                    \
 	X(writers)                                                                                 \
 	X(churn)                                                                                   \
+	X(kvm)                                                                                     \
 	X(cost)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)
