@@ -206,7 +206,7 @@ static bool explain(int status)
 {
 	if (WIFSIGNALED(status))
 		note("killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-	else if (WEXITSTATUS(status) > 1)
+	else if (WEXITSTATUS(status) > 1 && WEXITSTATUS(status) != EXIT_SKIP)
 		note("exit status %d", WEXITSTATUS(status));
 	return WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == EXIT_SKIP);
 }
