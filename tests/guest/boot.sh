@@ -3,7 +3,7 @@
 #
 # Boots the guest in which the kernel module is tested. Sourced from the top folder of the source.
 #
-# ACCEL (tcg), SMP (2), MEM (1024) and APPEND say how. The guest's TAP is shown and goes to $tmp/tap, what
+# ACCEL (tcg), SMP (2), MEM (1024) and APPEND say how; MORE is one more archive for its initramfs. The guest's TAP is shown and goes to $tmp/tap, what
 # its kernel says goes to $tmp/console.
 
 B=${B:-build}
@@ -60,6 +60,7 @@ boot_guest()
 	shift 2
 
 	guest/initrd "$kernel" "$tmp/initrd" "$B/tests/guest/init" "$@" || return 1
+	[ -z "${MORE-}" ] || cat "$MORE" >>"$tmp/initrd" || return 1
 	: >"$tmp/console"
 	: >"$tmp/tap"
 	truncate -s 128M "$tmp/disk" || return 1

@@ -2,7 +2,7 @@
 #
 # PID 1 of the guest in which the kernel module is tested: static, since it is alone in its initramfs.
 
-GUEST_TEST_C := $(wildcard tests/guest/*.c) guest/boot.c guest/pattern.c
+GUEST_TEST_C := $(wildcard tests/guest/*.[cS]) guest/boot.c guest/pattern.c
 GUEST_TEST_H := $(wildcard tests/guest/*.h) guest/boot.h guest/pattern.h lib/uffd_abi.h \
                 include/linux/pageferry.h
 

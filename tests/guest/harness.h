@@ -103,6 +103,7 @@ size_t working_set(size_t len);
 	X(writers)                                                                                 \
 	X(churn)                                                                                   \
 	X(kvm)                                                                                     \
+	X(vm)                                                                                      \
 	X(cost)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)
