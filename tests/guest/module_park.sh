@@ -10,4 +10,4 @@ if [ ! -f "$module" ]; then
 	echo "1..0 # SKIP $module is not built: run make kmod PARK=1"
 	exit
 fi
-MODULE=$module TEST=${TEST-park} LIMIT=${LIMIT:-280} exec tests/guest/module.sh
+MODULE=$module TEST=${TEST-park,kvm} LIMIT=${LIMIT:-280} exec tests/guest/module.sh
