@@ -3,8 +3,8 @@
 #
 # Boots the guest in which the kernel module is tested. Sourced from the top folder of the source.
 #
-# ACCEL (tcg), SMP (2), MEM (1024) and APPEND say how; MORE is one more archive for its initramfs. The guest's TAP is shown and goes to $tmp/tap, what
-# its kernel says goes to $tmp/console.
+# ACCEL (tcg), CPU (max), SMP (2), MEM (1024) and APPEND say how; MORE is one more archive for its initramfs.
+# The guest's TAP is shown and goes to $tmp/tap, what its kernel says goes to $tmp/console.
 
 B=${B:-build}
 
@@ -69,7 +69,7 @@ boot_guest()
 	# "quiet" is for the guest of the demo: here all that the kernel says is of interest.
 	# shellcheck disable=SC2261 # only one of both is for stderr
 	setpriv --pdeathsig KILL timeout --foreground -k 5 "$limit" setpriv --pdeathsig KILL \
-		qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -machine pc -m "${MEM:-1024}" \
+		qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-max}" -machine pc -m "${MEM:-1024}" \
 		-smp "${SMP:-2}" ${ICOUNT:+-icount "$ICOUNT"} -nodefaults -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
 		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
@@ -91,11 +91,30 @@ show_console()
 	sed 's/^/# qemu: /' "$tmp/qemu"
 	echo "# the last lines of the kernel:"
 	tail -n 40 "$tmp/console" | tr -d '\r' | cut -c 1-300 | sed 's/^/#   /'
+	cp "$tmp/console" "$B/tests/guest/console" && echo "# all of them: $B/tests/guest/console"
+}
+
+# The kernel has data races of its own, which KCSAN reports as well: only those in which the module takes
+# part count. A report goes from one line of "=" to the next one; other CPUs' lines may be among them.
+without_others_races()
+{
+	awk '/==========$/ { if (inside) flush_report(); inside = 0; next }
+	     / BUG: KCSAN: / { if (inside) flush_report(); inside = 1 }
+	     !inside { print; next }
+	     { report[n++] = $0; ours = ours || /\[pageferry[a-z_]*\]/ }
+	     function flush_report(i) {
+		for (i = 0; i < n; i++)
+			if (ours || i && report[i] ~ /BUG|WARNING/)
+				print report[i]
+		n = ours = 0
+	     }
+	     END { if (inside) flush_report() }'
 }
 
 # Lines of the kernel since the tests began that tell of a fault; tests/guest/log.c has the same list.
 trouble()
 {
 	tr -d '\r' <"$tmp/console" | sed -n '/pageferry test: begin/,$p' | grep -v 'pageferry test: ' |
+		without_others_races |
 		grep -E 'WARNING|BUG:|BUG at |kernel BUG|K[AC]SAN|UBSAN|Bad (page|rss-counter|swap|pagetable)|non-zero pgtables_bytes|Call Trace|refcount_t|list_(add|del) corruption|general protection fault|unable to handle|Oops|possible (recursive|circular) locking|inconsistent lock state|suspicious RCU usage|detected stall|soft lockup|blocked for more than|sleeping function called|scheduling while atomic|[Uu]nderflow|use-after-free|Kernel panic'
 }

@@ -60,4 +60,4 @@ if [ $verdict -ne 0 ] || [ $status -ne 0 ] || [ -s "$tmp/trouble" ]; then
 	show_console
 fi
 echo "1..$count"
-[ "$last" = "# verdict: ok" ]
+[ "$last" = "# verdict: ok" ] && [ ! -s "$tmp/trouble" ]
