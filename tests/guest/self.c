@@ -66,6 +66,12 @@ static void guest_hangs(void)
 	check_is(file_write("/proc/sysrq-trigger", "c"), 0);
 }
 
+/* What a debug kernel has to report; see planted/pageferry_planted.c. */
+static void planted(void)
+{
+	check_is(file_write("/sys/module/pageferry_planted/parameters/plant", test_row), 0);
+}
+
 static void skips(void)
 {
 	test_skip("as it was told");
@@ -137,6 +143,11 @@ static void faults(void)
 	end_stop(&e);
 }
 
+#define PLANTED(error)                                                                             \
+	{                                                                                          \
+		.name = SUBJECT "/" #error, .run = planted, .row = #error, .by_name = true         \
+	}
+
 /* clang-format off */
 const struct test self_tests[] = {
 	TEST(peers),
@@ -151,5 +162,12 @@ const struct test self_tests[] = {
 	TEST(kernel_panics, .by_name = true),
 	TEST(guest_ends, .by_name = true),
 	TEST(guest_hangs, .by_name = true),
+	PLANTED(inverted_locks),
+	PLANTED(sleep_in_atomic),
+	PLANTED(broken_list),
+	PLANTED(out_of_bounds),
+	PLANTED(dead_page),
+	PLANTED(unmapped_page),
+	PLANTED(racing_counter),
 	{.name = NULL},
 };
