@@ -201,8 +201,7 @@ static int pf_steps(struct pf_op *op)
 			return op->error;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		/* Somebody may be waiting to change the mappings. */
-		if (need_resched())
+		if (need_resched() || pf_is_awaited(op))
 			return 0;
 	}
 	return 0;

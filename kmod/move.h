@@ -64,6 +64,7 @@ void pf_side_put(struct pf_side *side);
 /* Lock both mappings and check that the rest may move between them. 0 or -errno. */
 int pf_lock(struct pf_op *op);
 void pf_unlock(struct pf_op *op);
+bool pf_is_awaited(const struct pf_op *op);
 
 /* move.c */
 int pf_move(struct pf_op *op);

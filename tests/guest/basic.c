@@ -182,6 +182,46 @@ static void around(void)
 		end_stop(&end[i]);
 }
 
+static int64_t run_move(const uint64_t *arg)
+{
+	return pf_move((int)arg[0], PAGEFERRY_MOVE_ALLOW_SRC_HOLES, (int)arg[1], (int)arg[2], arg[3],
+		       arg[4], arg[5], NULL);
+}
+
+static int64_t change_mapping(const uint64_t *arg)
+{
+	int64_t start = now_ms();
+
+	check_call(madvise((void *)arg[0], arg[1], MADV_DONTDUMP));
+	check_call(madvise((void *)arg[0], arg[1], MADV_DODUMP));
+	return now_ms() - start;
+}
+
+/* A long call doesn't keep the processes from changing their mappings meanwhile. */
+static void lets_others_in(void)
+{
+	const size_t len = 1ul << 43;
+	struct end giver = taker_start(len, MAP_4K), taker = taker_start(len, MAP_4K);
+	struct peer *mover = peer_start();
+	int pf = peer_give_fd(mover, pf_open()), to = peer_give_fd(mover, taker.uffd);
+	int from = peer_give_fd(mover, giver.uffd);
+	int64_t start = now_ms(), longest = 0, result = 0;
+	int thread = peer_thread(mover, run_move, (uint64_t)pf, (uint64_t)to, (uint64_t)from,
+				 taker.addr, giver.addr, len);
+
+	while (!peer_thread_ended(mover, thread, &result)) {
+		int64_t ms = peer_do(giver.peer, change_mapping, giver.addr, len);
+
+		longest = ms > longest ? ms : longest;
+	}
+	check_is(result, 0);
+	note("at most %lld of %lld ms", (long long)longest, (long long)(now_ms() - start));
+	check(longest < (now_ms() - start) / 4);
+	peer_end(mover);
+	end_stop(&giver);
+	end_stop(&taker);
+}
+
 /* The zero page of memory that was only read: it stays a page of zeros, and none of the ENOENTs. */
 static void zero_page(void)
 {
@@ -337,6 +377,7 @@ const struct test basic_tests[] = {
 	TEST(dont_wake),
 	TEST(smaps),
 	TEST(large, .seconds = 60),
+	TEST(lets_others_in, .seconds = 90),
 	TEST(no_leak, .seconds = 90),
 	{.name = NULL},
 };
