@@ -218,6 +218,8 @@ int pf_move(struct pf_op *op)
 		err = pf_lock(op);
 		if (err)
 			break;
+		/* Before it gets smaller, as wherever memory is taken away. */
+		update_hiwater_rss(op->src.mm);
 		err = pf_steps(op);
 		pf_count_pages(op);
 		pf_unlock(op);

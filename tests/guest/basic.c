@@ -123,6 +123,8 @@ static void large(void)
 	note("%zu MiB in %lld ms", len / MIB, (long long)(now_ms() - start) * slowness);
 	check(near_kb(status_kb(peer_pid(giver.peer), "RssAnon"), giver_kb - len / 1024, 256));
 	check(near_kb(status_kb(peer_pid(taker.peer), "RssAnon"), taker_kb + len / 1024, 256));
+	/* The most that it ever had is not forgotten. */
+	check(status_kb(peer_pid(giver.peer), "VmHWM") >= giver_kb);
 	has_moved(&taker, &giver);
 	end_stop(&giver);
 	end_stop(&taker);
