@@ -41,16 +41,14 @@ static int move_on(int pf, struct scene *s)
 	struct pageferry_move *m = &s->move;
 	int ret;
 
-	do {
-		m->moved = ~0ull;
-		ret = pf_ioctl(pf, PAGEFERRY_IOC_MOVE, m);
-		check(m->moved <= m->len && m->moved % PAGE == 0);
-		check(ret || m->moved == m->len);
-		s->done += m->moved;
-		m->dst += m->moved;
-		m->src += m->moved;
-		m->len -= m->moved;
-	} while (ret == -EAGAIN && m->moved);
+	m->moved = ~0ull;
+	ret = pf_ioctl(pf, PAGEFERRY_IOC_MOVE, m);
+	check(m->moved <= m->len && m->moved % PAGE == 0);
+	check(ret || m->moved == m->len);
+	s->done += m->moved;
+	m->dst += m->moved;
+	m->src += m->moved;
+	m->len -= m->moved;
 	return ret;
 }
 

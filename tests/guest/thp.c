@@ -177,16 +177,12 @@ static void populated(void)
 {
 	struct end giver = huge_giver(2 * BLOCK), taker = taker_start(2 * BLOCK, MAP_HUGE);
 	struct uffdio_zeropage zero = {.range = {taker.addr + BLOCK + 9 * PAGE, PAGE}};
-	uint64_t done = 0, moved;
-	int pf = pf_open(), ret;
+	uint64_t done;
 
 	check_call(ioctl(taker.uffd, UFFDIO_ZEROPAGE, &zero));
-	do {
-		ret = pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr + done, giver.addr + done,
-			      giver.len - done, &moved);
-		done += moved;
-	} while (ret == -EAGAIN && moved);
-	check_is(ret, -EEXIST);
+	check_is(pf_move(pf_open(), 0, taker.uffd, giver.uffd, taker.addr, giver.addr, giver.len,
+			 &done),
+		 -EEXIST);
 	check_is(done, BLOCK + 9 * PAGE);
 	end_verify(&taker, taker.addr, giver.addr, done);
 	end_verify(&giver, giver.addr + done, giver.addr + done, giver.len - done);
