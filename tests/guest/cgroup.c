@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MIT
 /* The charge of a memory cgroup follows the page, and a full one takes none. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <unistd.h>
 
 #include "harness.h"
 #include "peer.h"
 #include "pf.h"
 #include "proc.h"
+#include "swapspace.h"
 
 #define SUBJECT "cgroup"
 
@@ -264,6 +267,105 @@ static void group_removed(void)
 	end_group("taker");
 }
 
+/* ---- with a copy in swap */
+
+/* Every page of the range, which is brought in for that. */
+static void are_charged_to(const struct end *e, const char *group)
+{
+	int fd = open("/proc/kpagecgroup", O_RDONLY | O_CLOEXEC);
+	char path[128];
+	struct stat st;
+
+	check_call(fd);
+	snprintf(path, sizeof(path), ROOT "/%s", group);
+	check_call(stat(path, &st));
+	peer_read_pages(e->peer, e->addr, e->len);
+	for (uint64_t at = e->addr; at < e->addr + e->len; at += PAGE) {
+		off_t frame = (off_t)page_frame(peer_pid(e->peer), at);
+		uint64_t inode;
+
+		check_is(pread(fd, &inode, sizeof(inode), frame * 8), sizeof(inode));
+		check_is(inode, st.st_ino);
+	}
+	close(fd);
+}
+
+static void pair_in_swap_cache(struct end *giver, struct end *taker)
+{
+	const size_t len = MIB;
+
+	swap_on(ZRAM);
+	make_group("giver");
+	make_group("taker");
+	*giver = giver_make(peer_in("giver"), len, MAP_4K);
+	*taker = taker_make(peer_in("taker"), len, MAP_4K);
+	peer_page_out(giver->peer, giver->addr, len);
+	check_is(peer_madvise(giver->peer, giver->addr, len, MADV_WILLNEED), 0);
+	check_is(count_pages(peer_pid(giver->peer), giver->addr, len, PM_SWAPPED), len / PAGE);
+	check_is(get_kb("giver", "memory.swap.current"), len / 1024);
+}
+
+static void end_pair(struct end *giver, struct end *taker)
+{
+	end_stop(giver);
+	end_stop(taker);
+	check_call(swapoff(ZRAM));
+	end_group("giver");
+	end_group("taker");
+}
+
+/* In the cache and mapped nowhere: charged as memory and as swap, and both go along. */
+static void cached(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+
+	pair_in_swap_cache(&giver, &taker);
+	pf_move_all(pf, &taker, &giver);
+	giver_is_empty(&giver);
+	check_is(get_kb("giver", "memory.swap.current"), 0);
+	check_is(get_kb("taker", "memory.swap.current"), taker.len / 1024);
+	end_verify(&taker, taker.addr, giver.addr, taker.len);
+	are_charged_to(&taker, "taker");
+	end_pair(&giver, &taker);
+}
+
+/* Or none does: there is room for memory at the taker's, but not for swap. */
+static void cached_refused(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+
+	pair_in_swap_cache(&giver, &taker);
+	set("taker", "memory.swap.max", "0");
+	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, taker.len, NULL),
+		 -ENOMEM);
+	check_is(get_kb("giver", "memory.swap.current"), giver.len / 1024);
+	are_charged_to(&giver, "giver");
+	set("taker", "memory.swap.max", "max");
+	pf_move_all(pf, &taker, &giver);
+	are_charged_to(&taker, "taker");
+	end_pair(&giver, &taker);
+}
+
+/* Mapped again, with its slot: should it go back there, it comes back as the taker's. */
+static void slot_kept(void)
+{
+	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
+	struct end giver, taker;
+
+	pair_in_swap_cache(&giver, &taker);
+	peer_read_pages(giver.peer, giver.addr, giver.len);
+	check_is(get_kb("giver", "memory.swap.current"), giver.len / 1024);
+	pf_move_all(pf, &taker, &giver);
+	check_is(get_kb("giver", "memory.swap.current"), 0);
+	check_is(get_kb("taker", "memory.swap.current"), taker.len / 1024);
+	peer_page_out(taker.peer, taker.addr, taker.len);
+	end_verify(&taker, taker.addr, giver.addr, taker.len);
+	are_charged_to(&taker, "taker");
+	end_pair(&giver, &taker);
+}
+
 /* clang-format off */
 const struct test cgroup_tests[] = {
 	TEST(small),
@@ -274,5 +376,8 @@ const struct test cgroup_tests[] = {
 	TEST(limit_huge),
 	TEST(giver_at_limit),
 	TEST(group_removed),
+	TEST(cached),
+	TEST(cached_refused),
+	TEST(slot_kept),
 	{.name = NULL},
 };
