@@ -221,17 +221,20 @@ static unsigned int pf_move_locked(struct pf_op *op, const struct pf_tables *t, 
 static unsigned int pf_move_tables(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd,
 				   unsigned int n)
 {
-	struct anon_vma *anon_vma = op->src.vma->anon_vma;
+	struct anon_vma *anon_vma = READ_ONCE(op->src.vma->anon_vma);
 	struct pf_tables t;
 	unsigned int done = 0;
 
 	if (anon_vma)
 		anon_vma_lock_write(anon_vma);
+	pf_stop(op, PF_STOP_RETRY);
 	if (pf_map_both(op, &t, dst_pmd, src_pmd)) {
-		done = pf_move_locked(op, &t, n);
+		/* The mapping's very first fault may have come since; what it brought is seen only now. */
+		if (anon_vma == READ_ONCE(op->src.vma->anon_vma)) {
+			pf_stop(op, PF_STOP_NONE);
+			done = pf_move_locked(op, &t, n);
+		}
 		pf_unmap_both(&t);
-	} else {
-		pf_stop(op, PF_STOP_RETRY);
 	}
 	if (anon_vma)
 		anon_vma_unlock_write(anon_vma);
