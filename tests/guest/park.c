@@ -104,7 +104,7 @@ static void no_recheck(void)
 
 #define ROW(fn, what, ...)                                                                         \
 	{                                                                                          \
-		.name = "park/" #fn "_" #what, .run = fn,                                          \
+		.name = "park/" #fn "_" #what, .run = fn, .seconds = 60,                           \
 		.row = &(const struct pins_row){__VA_ARGS__},                                      \
 	}
 

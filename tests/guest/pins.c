@@ -17,18 +17,21 @@
 #include "pins.h"
 #include "proc.h"
 #include "stress.h"
+#include "swapspace.h"
 
-#define DISK      "/dev/vda" /* swap.c has it at other times */
 #define PAGES_MAX 2048u
 #define RUN_MAX   32u /* pages of one transfer */
-#define HURRY     8u  /* of so many rounds one looks at all it has */
+#define WRITTEN   (PATTERN_WORDS / 2)
+#define HURRY     8u /* of so many rounds one looks at all it has */
 
-static struct {
+/* What all processes have in common. */
+struct common {
 	atomic_bool stop;
 	atomic_ulong rounds, violations;
 	atomic_uint pinned[PAGES_MAX]; /* as the giver knows: it certainly is while this isn't 0 */
 	struct tally out, back;
-} * all;
+};
+static struct common *all;
 
 /* The test's own. */
 static struct {
@@ -283,6 +286,33 @@ static int64_t pin_by_splice(const uint64_t *arg)
 	return pinner_end(&p);
 }
 
+/* ---- plain writes */
+
+/* In a page that is taken away meanwhile they go on for as long as the TLB knows it. */
+static int64_t write_only(const uint64_t *arg)
+{
+	struct pinner p = pinner_make(arg);
+
+	stay_on_cpu(p.first ? 1 : 0);
+	for (; !all->stop; all->rounds++) {
+		unsigned int n, page = choose(&p, &n);
+		volatile uint64_t *word = (uint64_t *)page_at(&p, page) + WRITTEN;
+
+		for (unsigned int i = 0; i < 20000; i++)
+			(*word)++;
+		p.generation[page - p.first] += 20000;
+	}
+	for (unsigned int i = 0; i < p.n; i++) {
+		uint64_t *page = (uint64_t *)page_at(&p, p.first + i), right[PATTERN_WORDS];
+
+		pattern_write(right, p.first + i, SEED);
+		check_is(page[WRITTEN] - right[WRITTEN], p.generation[i] - SEED);
+		page[WRITTEN] = right[WRITTEN];
+		expect(page, p.first + i, SEED, "at the end");
+	}
+	return 0;
+}
+
 /* ---- the movers */
 
 static const int out_answers[] = {EBUSY, EEXIST, ENOENT, EAGAIN, 0};
@@ -308,7 +338,7 @@ static uint64_t sum_of(unsigned int first, unsigned int n)
 	uint64_t sum = 0;
 
 	for (unsigned int i = 0; i < n; i++, at += PAGE / sizeof(*at))
-		sum = mix64(sum ^ at[1] ^ at[PATTERN_WORDS / 2] ^ at[PATTERN_WORDS - 1]);
+		sum = mix64(sum ^ at[1] ^ at[WRITTEN] ^ at[PATTERN_WORDS - 1]);
 	return sum;
 }
 
@@ -393,6 +423,7 @@ static const peer_fn pinners[] = {
 	[PINS_URING] = pin_by_uring,
 	[PINS_DIRECT] = pin_by_direct,
 	[PINS_SPLICE] = pin_by_splice,
+	[PINS_NONE] = write_only,
 };
 
 static void make_ends(const struct pins_row *row)
@@ -461,15 +492,18 @@ static void stay(void)
 	check_is(result.violations, 0);
 	check(result.rounds > 0);
 	check(result.moved > 0);
-	check(result.busy > 0);
+	check(result.busy > 0 || row->kind == PINS_NONE);
 }
 
 #define ROW(what, ...)                                                                             \
 	{                                                                                          \
-		.name = "pins/" #what, .run = stay, .row = &(const struct pins_row){__VA_ARGS__},  \
+		.name = "pins/" #what, .run = stay, .seconds = 60,                                 \
+		.row = &(const struct pins_row){__VA_ARGS__},                                      \
 	}
 
 const struct test pins_tests[] = {
+	ROW(none, .kind = PINS_NONE),
+	ROW(none_huge, .kind = PINS_NONE, .huge = true),
 	ROW(uring, .kind = PINS_URING),
 	ROW(direct, .kind = PINS_DIRECT),
 	ROW(splice, .kind = PINS_SPLICE),

@@ -2,7 +2,8 @@
 /*
  * Pages that are pinned while they are asked to move. The giver's threads pin pages in some way,
  * write through the pin and look through the mapping, and the other way round. Two threads of the
- * test move the same pages to the taker meanwhile, and back.
+ * test move the same pages to the taker meanwhile, and back; what has arrived there must change no
+ * more, be it by a pin or by a CPU that has kept the old entry in its TLB.
  */
 #ifndef GUEST_PINS_H
 #define GUEST_PINS_H
@@ -13,6 +14,7 @@ enum pins_kind {
 	PINS_URING,  /* fixed buffers of io_uring */
 	PINS_DIRECT, /* O_DIRECT: for the time of a transfer */
 	PINS_SPLICE, /* vmsplice: a reference that is no pin */
+	PINS_NONE,   /* they are written to all the time, and may go */
 };
 
 struct pins_row {
