@@ -28,15 +28,18 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define SUBJECT "churn"
+#define SUBJECT   "churn"
 
-#define RUN_MS  3000
-#define MOVERS  4u /* half of them in either direction */
+#define RUN_MS    3000
+#define PAGES_MAX 2048u
+#define MOVERS    4u /* half of them in either direction */
 
-static struct {
+/* What all processes have in common. */
+struct common {
 	atomic_bool stop;
 	struct tally moves;
-} * all;
+};
+static struct common *all;
 
 static struct {
 	struct end side[2];
@@ -108,32 +111,49 @@ static void move_for(unsigned int ms)
 		peer_join(NULL, movers[i], 20000);
 }
 
-static bool is_hole(unsigned int side, unsigned int page)
+/* Which pages are there. */
+static void look_at(unsigned int s, bool *here)
 {
-	const struct end *e = &run.side[side];
+	const struct end *e = &run.side[s];
 
-	return count_holes(peer_pid(e->peer), e->addr + page * PAGE, PAGE);
+	find_holes(peer_pid(e->peer), e->addr, here, run.pages);
+	for (unsigned int i = 0; i < run.pages; i++)
+		here[i] = !here[i];
+}
+
+/* What is there has its contents. */
+static void verify_side(unsigned int s, const bool *here)
+{
+	const struct end *e = &run.side[s];
+	unsigned int n;
+
+	for (unsigned int i = 0; i < run.pages; i += n + 1) {
+		for (n = 0; i + n < run.pages && here[i + n]; n++)
+			;
+		if (n)
+			peer_verify(e->peer, e->addr + i * PAGE, n * PAGE, i, SEED);
+	}
 }
 
 /* Each page has its contents at one side, or, if it @may_be_gone, at none. */
 static void check_pages(bool may_be_gone)
 {
+	bool here[2][PAGES_MAX];
 	unsigned int gone = 0;
 
+	for (unsigned int s = 0; s < 2; s++)
+		look_at(s, here[s]);
 	for (unsigned int i = 0; i < run.pages; i++) {
-		bool at[2] = {!is_hole(0, i), !is_hole(1, i)};
-
-		if (at[0] == at[1] && (at[0] || !may_be_gone))
-			test_failed(__FILE__, __LINE__, "page %u is at %s", i,
-				    at[0] ? "both sides" : "neither side");
-		for (unsigned int s = 0; s < 2; s++)
-			if (at[s])
-				peer_verify(run.side[s].peer, run.side[s].addr + i * PAGE, PAGE, i,
-					    SEED);
-		gone += !at[0] && !at[1];
+		gone += !here[0][i] && !here[1][i];
+		if (here[0][i] && here[1][i])
+			test_failed(__FILE__, __LINE__, "page %u is at both sides", i);
 	}
+	for (unsigned int s = 0; s < 2; s++)
+		verify_side(s, here[s]);
 	if (may_be_gone)
 		note("%u pages are gone", gone);
+	else
+		check_is(gone, 0);
 }
 
 /* What the kernel counts for a process is what is mapped there. */
@@ -354,18 +374,23 @@ static int64_t write_last_words(const uint64_t *arg)
 	return 0;
 }
 
-/* arg: address, page */
-static int64_t restore_last_word(const uint64_t *arg)
+/* arg: address, which are there, pages */
+static int64_t restore_last_words(const uint64_t *arg)
 {
+	const bool *here = (const bool *)arg[1];
 	uint64_t right[PATTERN_WORDS];
 
-	pattern_write(right, arg[1], SEED);
-	((uint64_t *)arg[0])[LAST] = right[LAST];
+	for (uint64_t i = 0; i < arg[2]; i++) {
+		pattern_write(right, i, SEED);
+		if (here[i])
+			((uint64_t *)arg[0])[i * PATTERN_WORDS + LAST] = right[LAST];
+	}
 	return 0;
 }
 
 static void forks(void)
 {
+	bool *here = shared(PAGES_MAX);
 	int threads[2], writers[2];
 
 	start(64, MAP_4K);
@@ -377,9 +402,8 @@ static void forks(void)
 		const struct end *e = &run.side[s];
 
 		note("%lld children", (long long)peer_join(e->peer, threads[s], 20000));
-		for (unsigned int i = 0; i < run.pages; i++)
-			if (!is_hole(s, i))
-				peer_do(e->peer, restore_last_word, e->addr + i * PAGE, i);
+		look_at(s, here);
+		peer_do(e->peer, restore_last_words, e->addr, (uintptr_t)here, run.pages);
 	}
 	end(false);
 }
@@ -472,12 +496,12 @@ static const struct {
 	{.fn = close_device, .survives = true},
 };
 
-/* What is there is right; with both alive, all of it is there. */
-static void check_survivor(unsigned int s)
+static void verify_survivor(unsigned int s)
 {
-	for (unsigned int i = 0; i < run.pages; i++)
-		if (!is_hole(s, i))
-			peer_verify(run.side[s].peer, run.side[s].addr + i * PAGE, PAGE, i, SEED);
+	bool here[PAGES_MAX];
+
+	look_at(s, here);
+	verify_side(s, here);
 }
 
 static unsigned long have_accident(unsigned int which, unsigned int ms)
@@ -497,7 +521,7 @@ static unsigned long have_accident(unsigned int which, unsigned int ms)
 	if (accidents[which].survives)
 		check_pages(false);
 	else
-		check_survivor(!s);
+		verify_survivor(!s);
 	for (s = 0; s < 2; s++) {
 		close(run.side[s].uffd);
 		peer_kill(run.side[s].peer);
@@ -537,15 +561,17 @@ static int64_t move_long(const uint64_t *arg)
 /* True if the call was certainly running when the module was to be unloaded. */
 static bool unload_meanwhile(size_t len)
 {
+	const struct end *e = &run.side[0];
 	int thread, ret;
 	bool running;
 
 	move_ended = false;
 	thread = peer_thread(NULL, move_long, len);
-	nap_ms(2);
+	while (!count_holes(peer_pid(e->peer), e->addr, PAGE))
+		;
 	check_call(close(run.pf));
 	ret = (int)syscall(SYS_delete_module, "pageferry", O_NONBLOCK) ? -errno : 0;
-	running = !move_ended && !is_hole(0, run.pages - 1);
+	running = !move_ended && count_holes(peer_pid(e->peer), e->addr + e->len - PAGE, PAGE) == 0;
 	peer_join(NULL, thread, 20000);
 	if (!ret)
 		check_is(load_module("pageferry.ko"), 0);
@@ -576,6 +602,12 @@ static void unload(void)
 }
 
 const struct test churn_tests[] = {
-	TEST(mappings), TEST(dontneed), TEST(khugepaged), TEST(forks),
-	TEST(mremaps),  TEST(accident), TEST(unload),     {0},
+	TEST(mappings, .seconds = 60),
+	TEST(dontneed, .seconds = 60),
+	TEST(khugepaged, .seconds = 60),
+	TEST(forks, .seconds = 60),
+	TEST(mremaps, .seconds = 60),
+	TEST(accident, .seconds = 60),
+	TEST(unload, .seconds = 60),
+	{0},
 };

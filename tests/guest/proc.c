@@ -234,6 +234,22 @@ size_t count_holes(pid_t pid, uint64_t addr, size_t len)
 	return count(pid, addr, len, 0);
 }
 
+void find_holes(pid_t pid, uint64_t addr, bool *holes, size_t npages)
+{
+	uint64_t entries[512];
+	int fd = open_pagemap(pid);
+
+	for (size_t i = 0; i < npages; i++) {
+		size_t left = npages - i, at = i % COUNT(entries);
+
+		if (!at)
+			read_pagemap(fd, addr + i * PAGE, entries,
+				     left < COUNT(entries) ? left : COUNT(entries));
+		holes[i] = !(entries[at] & (PM_PRESENT | PM_SWAPPED));
+	}
+	close(fd);
+}
+
 uint64_t page_frame(pid_t pid, uint64_t addr)
 {
 	int fd = open_pagemap(pid);

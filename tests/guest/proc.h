@@ -44,6 +44,8 @@ uint64_t page_state(pid_t pid, uint64_t addr);
 size_t count_pages(pid_t pid, uint64_t addr, size_t len, uint64_t bits);
 /* How many are neither present nor swapped out. */
 size_t count_holes(pid_t pid, uint64_t addr, size_t len);
+/* The same page by page. */
+void find_holes(pid_t pid, uint64_t addr, bool *holes, size_t npages);
 /* Its frame number, or 0. */
 uint64_t page_frame(pid_t pid, uint64_t addr);
 /* KPF_* of linux/kernel-page-flags.h; 0 for one that is not present. */

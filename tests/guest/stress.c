@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/swap.h>
 #include <unistd.h>
 
 #include "guest/pattern.h"
@@ -87,47 +86,4 @@ long read_number(const char *path)
 		test_failed(__FILE__, __LINE__, "%s: %s", path, strerror(errno));
 	close(fd);
 	return strtol(text, NULL, 10);
-}
-
-/* ---- RAM disks */
-
-struct zram zram_make(size_t bytes)
-{
-	struct zram z;
-	char path[64];
-
-	if (access("/sys/class/zram-control/hot_add", R_OK))
-		test_skip("no zram");
-	z.number = (unsigned int)read_number("/sys/class/zram-control/hot_add");
-	snprintf(z.path, sizeof(z.path), "/dev/zram%u", z.number);
-	snprintf(path, sizeof(path), "/sys/block/zram%u/disksize", z.number);
-	write_file(path, "%zu", bytes);
-	return z;
-}
-
-void zram_remove(const struct zram *z)
-{
-	write_file("/sys/class/zram-control/hot_remove", "%u", z->number);
-}
-
-/* What mkswap writes: the version, the last page, and the magic word at the end of the first page.
- */
-void zram_swap_on(const struct zram *z, size_t bytes)
-{
-	char page[PAGE] = "";
-	uint32_t head[2] = {1, (uint32_t)(bytes / PAGE - 1)};
-	int fd = open(z->path, O_WRONLY | O_CLOEXEC);
-
-	check_call(fd);
-	memcpy(page + 1024, head, sizeof(head));
-	memcpy(page + PAGE - 10, "SWAPSPACE2", 10);
-	check_is(pwrite(fd, page, PAGE, 0), PAGE);
-	check_call(fsync(fd));
-	close(fd);
-	check_call(swapon(z->path, 0));
-}
-
-int zram_swap_off(const struct zram *z)
-{
-	return swapoff(z->path) ? -errno : 0;
 }

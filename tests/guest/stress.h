@@ -30,16 +30,4 @@ void tally_note(const struct tally *t, const char *of);
 void write_file(const char *path, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 long read_number(const char *path);
 
-/* ---- a RAM disk, of compressed memory */
-
-struct zram {
-	unsigned int number;
-	char path[32];
-};
-struct zram zram_make(size_t bytes);
-void zram_remove(const struct zram *z);
-void zram_swap_on(const struct zram *z, size_t bytes);
-/* 0 or -errno. */
-int zram_swap_off(const struct zram *z);
-
 #endif

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/swap.h>
 
 #include "harness.h"
 #include "lib/uffd_abi.h"
@@ -17,26 +18,30 @@
 #include "pf.h"
 #include "proc.h"
 #include "stress.h"
+#include "swapspace.h"
 
-#define PAGES_MAX 2048u
-#define WRITERS   4u /* half of them at either side */
-#define SHUFFLERS 2u
-#define RUN_MS    4000
-#define SWAP      (64 * MIB)
+#define PAGES_MAX   2048u
+#define WRITERS     4u /* half of them at either side */
+#define LAST        511
+#define SHUFFLERS   2u
+#define RUN_MS      3000
+#define PATIENCE_MS 10000
 
 struct row {
 	unsigned int pages;
 	bool huge;
-	bool split; /* ranges that are no whole huge pages */
-	bool swap;
+	bool split;       /* ranges that are no whole huge pages */
+	const char *swap; /* where to pages are put out, if at all */
 };
 
-static struct {
+/* What all processes have in common. */
+struct common {
 	atomic_bool stop, stop_owning, stop_serving;
 	_Atomic uint64_t refused[2]; /* a page that its side is to write to, see own_pages() */
 	uint64_t added[WRITERS][PAGES_MAX]; /* each by one thread */
 	struct tally faults, shuffles;
-} * all;
+};
+static struct common *all;
 
 static struct {
 	const struct row *row;
@@ -55,6 +60,8 @@ static int64_t write_counters(const uint64_t *arg)
 		uint64_t page = below(&random, arg[1]);
 		uint64_t *words = (uint64_t *)(arg[0] + page * PAGE);
 
+		/* Read in by a read it stays in the swap cache, and is clean. */
+		(void)*(volatile uint64_t *)words;
 		/* For a while at the same one, so that it is in the CPU's TLB when it is taken
 		 * away. */
 		for (uint64_t n = below(&random, 2000); n && !all->stop; n--) {
@@ -98,19 +105,19 @@ static unsigned int step(void)
 static void serve(unsigned int to, uint64_t at)
 {
 	unsigned int page = (unsigned int)((at - run.side[to].addr) / PAGE);
-	int64_t end = now_ms() + 10000;
+	int64_t end = now_ms() + PATIENCE_MS;
 	int ret = -EAGAIN;
 
 	if (step() > 1)
 		ret = move(to, page - page % step(), step(), &all->faults, NULL);
 	while (ret) {
 		ret = move(to, page, 1, &all->faults, NULL);
-		if (ret == -EBUSY && run.row->swap)
-			all->refused[!to] = run.side[!to].addr + page * PAGE;
 		if (ret == -EEXIST)
 			ret = uffd_wake(run.side[to].uffd, at, PAGE);
+		if (ret == -EBUSY && run.row->swap)
+			all->refused[!to] = run.side[!to].addr + page * PAGE;
 		if (now_ms() > end)
-			test_failed(__FILE__, __LINE__, "page %u: nothing but %s for 10 s", page,
+			test_failed(__FILE__, __LINE__, "page %u: nothing but %s", page,
 				    strerrorname_np(-ret));
 	}
 }
@@ -172,9 +179,9 @@ static int64_t page_out(const uint64_t *arg)
 }
 
 /*
- * A page that is read back while it is being written to zram is no longer its process' alone, to the
- * kernel, until somebody writes to it: SWP_STABLE_WRITES in do_swap_page(). Those who would are waiting
- * for it at the other side. arg: the side.
+ * A page that is read back while it is being written to zram is no longer its process' alone, to
+ * the kernel, until somebody writes to it: SWP_STABLE_WRITES in do_swap_page(). Those who would are
+ * waiting for it at the other side. arg: the side.
  */
 static int64_t own_pages(const uint64_t *arg)
 {
@@ -191,57 +198,57 @@ static int64_t own_pages(const uint64_t *arg)
 
 /* ---- the end */
 
-static bool is_hole(unsigned int side, unsigned int page)
+static void look_where(bool holes[2][PAGES_MAX])
 {
-	const struct end *e = &run.side[side];
-
-	return count_holes(peer_pid(e->peer), e->addr + page * PAGE, PAGE);
+	for (unsigned int s = 0; s < 2; s++)
+		find_holes(peer_pid(run.side[s].peer), run.side[s].addr, holes[s], run.row->pages);
 }
 
 /* Each page is at exactly one of both sides. */
 static void check_places(void)
 {
-	for (unsigned int i = 0; i < run.row->pages; i++) {
-		size_t holes = 0;
+	bool holes[2][PAGES_MAX];
 
-		for (unsigned int s = 0; s < 2; s++)
-			holes += is_hole(s, i);
-		if (holes != 1)
+	look_where(holes);
+	for (unsigned int i = 0; i < run.row->pages; i++)
+		if (holes[0][i] == holes[1][i])
 			test_failed(__FILE__, __LINE__, "page %u is at %s", i,
-				    holes ? "neither side" : "both sides");
-	}
+				    holes[0][i] ? "neither side" : "both sides");
 }
 
 static void bring_all(void)
 {
-	int64_t end = now_ms() + 10000;
+	int64_t end = now_ms() + PATIENCE_MS;
+	bool holes[2][PAGES_MAX];
 
+	look_where(holes);
 	for (unsigned int i = 0; i < run.row->pages; i++)
-		while (is_hole(0, i)) {
-			if (move(0, i, 1, &all->shuffles, NULL) == -EBUSY)
-				peer_madvise(run.side[1].peer, run.side[1].addr + i * PAGE, PAGE,
-					     MADV_POPULATE_WRITE);
+		while (holes[0][i] && move(0, i, 1, &all->shuffles, NULL)) {
+			peer_madvise(run.side[1].peer, run.side[1].addr + i * PAGE, PAGE,
+				     MADV_POPULATE_WRITE);
 			check(now_ms() < end);
 		}
 }
 
-/* In the peer that has the pages: address, page. */
-static int64_t check_page(const uint64_t *arg)
+/* In the peer that has the pages: address, pages. */
+static int64_t check_words(const uint64_t *arg)
 {
 	const uint64_t *words = (const uint64_t *)arg[0];
-	uint64_t sum = 0;
 
-	for (unsigned int w = 0; w < WRITERS; w++) {
-		uint64_t added = all->added[w][arg[1]];
+	for (unsigned int i = 0; i < arg[1]; i++, words += PAGE / sizeof(*words)) {
+		uint64_t sum = 0;
 
-		if (words[64 * (1 + w)] != added)
-			test_failed(__FILE__, __LINE__,
-				    "page %u: writer %u added %llu, it has %llu",
-				    (unsigned int)arg[1], w, (unsigned long long)added,
-				    (unsigned long long)words[64 * (1 + w)]);
-		sum += added;
+		for (unsigned int w = 0; w < WRITERS; w++) {
+			uint64_t is = words[64 * (1 + w)], added = all->added[w][i];
+
+			if (is != added)
+				test_failed(__FILE__, __LINE__,
+					    "page %u: writer %u added %llu, it has %llu", i, w,
+					    (unsigned long long)added, (unsigned long long)is);
+			sum += added;
+		}
+		check_is(words[0], sum);
 	}
-	check_is(words[0], sum);
 	return 0;
 }
 
@@ -249,11 +256,10 @@ static void check_totals(void)
 {
 	uint64_t sum = 0;
 
-	for (unsigned int i = 0; i < run.row->pages; i++) {
-		peer_do(run.side[0].peer, check_page, run.side[0].addr + i * PAGE, i);
+	peer_do(run.side[0].peer, check_words, run.side[0].addr, run.row->pages);
+	for (unsigned int i = 0; i < run.row->pages; i++)
 		for (unsigned int w = 0; w < WRITERS; w++)
 			sum += all->added[w][i];
-	}
 	note("%llu additions", (unsigned long long)sum);
 	check(sum > 0);
 }
@@ -264,9 +270,13 @@ struct threads {
 	int servers[2], shufflers[SHUFFLERS], writers[WRITERS], outs[2], owners[2];
 };
 
+/* The last word, which is nobody's, isn't 0: the kernel replaces a page of zeros by its zero page.
+ */
 static int64_t clear(const uint64_t *arg)
 {
 	memset((void *)arg[0], 0, arg[1]);
+	for (uint64_t at = arg[0]; at < arg[0] + arg[1]; at += PAGE)
+		((uint64_t *)at)[LAST] = 1;
 	return 0;
 }
 
@@ -333,7 +343,7 @@ static void end_threads(const struct threads *t)
 		peer_join(NULL, t->servers[s], 20000);
 }
 
-static void end_swap(const struct zram *swap)
+static void end_swap(void)
 {
 	size_t pages = 0;
 
@@ -341,29 +351,31 @@ static void end_swap(const struct zram *swap)
 		pages += count_pages(peer_pid(run.side[s].peer), run.side[s].addr, run.side[s].len,
 				     PM_SWAPPED);
 	note("%zu pages in swap", pages);
-	check_is(zram_swap_off(swap), 0);
-	zram_remove(swap);
+	check_call(swapoff(run.row->swap));
 }
 
 static void no_write_is_lost(void)
 {
-	struct zram swap = {0};
 	struct threads threads;
 
 	run.row = test_row;
-	if (run.row->swap) {
-		swap = zram_make(SWAP);
-		zram_swap_on(&swap, SWAP);
-	}
+	if (run.row->swap)
+		swap_on(run.row->swap);
 	start();
 	start_threads(&threads);
 	nap_ms(RUN_MS);
 	end_threads(&threads);
 	if (run.row->swap)
-		end_swap(&swap);
+		end_swap();
 	check_places();
 	check_faults();
 	bring_all();
+	/* The kernel finds each by its folio, or it would stay. */
+	if (run.row->swap) {
+		swap_on(run.row->swap);
+		peer_page_out(run.side[0].peer, run.side[0].addr, run.side[0].len);
+		end_swap();
+	}
 	check_totals();
 	end_stop(&run.side[0]);
 	end_stop(&run.side[1]);
@@ -371,16 +383,17 @@ static void no_write_is_lost(void)
 
 #define ROW(what, ...)                                                                             \
 	{                                                                                          \
-		.name = "writers/" #what, .run = no_write_is_lost,                                 \
+		.name = "writers/" #what, .run = no_write_is_lost, .seconds = 60,                  \
 		.row = &(const struct row){__VA_ARGS__},                                           \
 	}
 
 const struct test writers_tests[] = {
 	ROW(few, .pages = 4),
 	ROW(many, .pages = 256),
-	ROW(swap, .pages = 256, .swap = true),
+	ROW(swap, .pages = 256, .swap = ZRAM),
+	ROW(disk, .pages = 256, .swap = DISK),
 	ROW(huge, .pages = 2048, .huge = true),
 	ROW(huge_split, .pages = 1024, .huge = true, .split = true),
-	ROW(huge_swap, .pages = 1024, .huge = true, .swap = true),
+	ROW(huge_swap, .pages = 1024, .huge = true, .swap = ZRAM),
 	{0},
 };
