@@ -157,10 +157,9 @@ static void there_and_back(void)
 		pf_move_all(pf, &taker, &giver);
 		has_moved(&taker, &giver);
 		pf_move_all(pf, &giver, &taker);
-		has_moved(&giver, &taker);
+		giver_is_empty(&taker);
+		giver_keeps(&giver);
 	}
-	giver_keeps(&giver);
-	giver_is_empty(&taker);
 	end_stop(&giver);
 	end_stop(&taker);
 }

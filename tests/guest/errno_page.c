@@ -94,6 +94,14 @@ static void src_poisoned(struct scene *s)
 
 /* ---- the third page is in use */
 
+/* Writing to it makes it the giver's own. */
+static void bad_page_written(struct scene *s)
+{
+	uint64_t bad = s->giver.addr + BAD;
+
+	peer_fill(s->giver.peer, bad, PAGE, bad / PAGE, SEED);
+}
+
 static void fork_shared(struct scene *s)
 {
 	s->child = peer_fork(s->giver.peer);
@@ -116,10 +124,8 @@ static void third_page_shared(struct scene *s)
 
 static void third_page_own(struct scene *s)
 {
-	uint64_t bad = s->giver.addr + BAD;
-
 	peer_end_child(s->giver.peer, s->child);
-	peer_fill(s->giver.peer, bad, PAGE, bad / PAGE, SEED);
+	bad_page_written(s);
 }
 
 static int pipe_in_peer[2] = {-1, -1};
@@ -215,6 +221,13 @@ static void merged(struct scene *s)
 	check_is(file_write(KSM "run", "0"), 0);
 }
 
+/* It was mapped twice, and still is KSM's. */
+static void merged_alone(struct scene *s)
+{
+	merged(s);
+	peer_unmap(s->giver.peer, ksm_twin, PAGE);
+}
+
 /* Each has a page of its own again. */
 static void unmerged(struct scene *s)
 {
@@ -282,6 +295,7 @@ const struct test errno_page_tests[] = {
 	ROW(in_a_pipe, -EBUSY, .moved = 2, .cure = pipe_closed),
 	ROW(pinned, -EBUSY, .moved = 2, .cure = unpinned),
 	ROW(merged, -EBUSY, .moved = 2, .cure = unmerged),
+	ROW(merged_alone, -EBUSY, .moved = 2, .cure = bad_page_written),
 	ROW(src_event, -EAGAIN, .cure = read_src_event, .features = UFFD_FEATURE_EVENT_REMOVE),
 	ROW(dst_event, -EAGAIN, .cure = read_dst_event, .features = UFFD_FEATURE_EVENT_REMOVE),
 	{.name = NULL},

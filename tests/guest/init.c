@@ -65,10 +65,11 @@ static void open_tap(void)
 	if (fd < 0)
 		fail("/dev/ttyS1: %s", strerror(errno));
 	make_raw(fd);
-	harness_open(fd);
-	/* For power_off(), which waits until all of it has been sent. */
+	/* Where power_off() waits until all of it has been sent, and every peer has it open. */
 	if (dup2(fd, STDOUT_FILENO) < 0)
 		fail("dup: %s", strerror(errno));
+	close(fd);
+	harness_open(STDOUT_FILENO);
 }
 
 /*

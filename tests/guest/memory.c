@@ -31,10 +31,14 @@ static void *map_at(void *at, size_t len, int prot, int flags)
 	return got;
 }
 
-/* Within a reserve that no access is allowed to: this keeps neighbours away for good. */
+/*
+ * Within a reserve that no access is allowed to: this keeps neighbours away for good. No two
+ * processes use the same addresses, as they would by themselves: whatever mixes them up is to show.
+ */
 static uintptr_t find_place(size_t len)
 {
-	uintptr_t all = (uintptr_t)map_at(NULL, len + 2 * BLOCK, PROT_NONE, 0);
+	uintptr_t hint = (uintptr_t)getpid() % 4096 * (8ul << 30) + (1ul << 40);
+	uintptr_t all = (uintptr_t)map_at((void *)hint, len + 2 * BLOCK, PROT_NONE, 0);
 
 	return (all + BLOCK) & ~(BLOCK - 1);
 }
@@ -241,7 +245,8 @@ bool uffd_read(int uffd, struct uffd_msg *msg, unsigned int ms)
 {
 	struct pollfd pfd = {.fd = uffd, .events = POLLIN};
 
-	return poll(&pfd, 1, (int)(ms * slowness)) > 0 && read(uffd, msg, sizeof(*msg)) == sizeof(*msg);
+	return poll(&pfd, 1, (int)(ms * slowness)) > 0 &&
+	       read(uffd, msg, sizeof(*msg)) == sizeof(*msg);
 }
 
 uint64_t uffd_fault(int uffd)
