@@ -10,6 +10,7 @@
 #include <json-c/json.h>
 
 #include "lib/clock.h"
+#include "lib/module.h"
 #include "tools/json_get.h"
 #include "tools/proc.h"
 #include "tools/upgrade.h"
@@ -76,17 +77,49 @@ static bool status_fits(const char *status)
 	return false;
 }
 
+static bool is_there(const struct upgrade *up)
+{
+	return up->old->hello;
+}
+
+/* The VM may have been started a moment ago. */
+static int check_library(struct upgrade *up)
+{
+	int err = up->old->control < 0 ? -ENOTCONN
+				       : upgrade_wait(up, is_there, "the start of the VM's QEMU");
+
+	if (err != -ENOTCONN && err != -ETIMEDOUT)
+		return err;
+	return why_set(&up->why, -ENOTCONN,
+		       "the library preloaded into the VM's QEMU does not answer: stop the VM and "
+		       "run it again");
+}
+
+/* Said here, since the old QEMU would only refuse, when the new one was started already. */
+static int check_ways(struct upgrade *up)
+{
+	int module = up->ways == FERRY_WAY_BIT(FERRY_WAY_MODULE) ? module_open() : 0;
+
+	if (module < 0)
+		return why_set(&up->why, module,
+			       "--way module: pageferry.ko can't be used: %s: see pageferry probe",
+			       strerror(-module));
+	if (module > 0)
+		close(module);
+	return 0;
+}
+
 static int check(struct upgrade *up)
 {
 	char path[PATH_MAX], status[32];
 	int err = qemu_find(up->qemu, path, sizeof(path), &up->why);
 
+	if (!err)
+		err = check_ways(up);
+	if (!err)
+		err = check_library(up);
 	if (err)
 		return err;
-	if (!up->old->hello || up->old->control < 0)
-		return why_set(&up->why, -ENOTCONN,
-			       "the library preloaded into the VM's QEMU does not answer: stop the "
-			       "VM and run it again");
 	qemu_begin_upgrade(up->old, ++up->keeper->serial);
 	proc_memory(up->old->pid, &up->base_kib);
 	err = qemu_qmp_open(up->keeper, up->old, &up->why);

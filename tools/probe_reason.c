@@ -161,7 +161,7 @@ static const struct {
 	{"peer_read", ENOSYS, {"the kernel was built without it", "CONFIG_CROSS_MEMORY_ATTACH"}},
 	{"module",
 	 ENOENT,
-	 {"the module is not loaded", "make kmod, then insmod build/kmod/pageferry.ko: pages then move without a copy"}},
+	 {"the module is not loaded", "on Linux 6.12: make kmod, then insmod build/kmod/pageferry.ko"}},
 	{"module",
 	 EACCES,
 	 {"the permissions of /dev/pageferry don't let this user in", "ask root for its group"}},

@@ -78,8 +78,8 @@ static int check_owner(int fd, mode_t forbidden, const char *path, struct why *w
 		return why_set(why, -errno, "%s: %s", path, strerror(errno));
 	if (st.st_uid != geteuid())
 		return why_set(why, -EPERM,
-			       "%s: belongs to user %u, not to you: remove it, or set "
-			       "PAGEFERRY_STATE_DIR to a directory of yours",
+			       "%s: belongs to user %u, not to you: set PAGEFERRY_STATE_DIR to a "
+			       "directory of yours",
 			       path, (unsigned int)st.st_uid);
 	if (st.st_mode & forbidden)
 		return why_set(why, -EPERM, "%s: others may use it (mode %03o): chmod 700 it", path,

@@ -2,19 +2,23 @@
 /* pageferry vm upgrade: asks the keeper, and shows how it goes. */
 #include <errno.h>
 #include <getopt.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <json-c/json.h>
 
+#include "lib/clock.h"
 #include "pageferry.h"
 #include "tools/json_get.h"
 #include "tools/keeper.h"
 #include "tools/leftovers.h"
 #include "tools/vm_client.h"
 
-#define BAR_WIDTH 40
+#define BAR_WIDTH   40
+#define STARTING_MS 300
+#define PATIENCE_MS 10000
 #define PRETTY    (JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE)
 
 struct options {
@@ -259,22 +263,57 @@ static struct json_object *failure(const char *error)
 	return result;
 }
 
+/* As it may be typed right behind a vm run. */
+static int open_patiently(struct state_dir *dir, const char *name, struct why *why)
+{
+	int64_t deadline = clock_ns() + STARTING_MS * 1000000LL;
+	int err;
+
+	while ((err = state_dir_open(dir, name, false, why)) == -ENOENT && clock_ns() < deadline)
+		poll(NULL, 0, 20);
+	return err;
+}
+
+/*
+ * A keeper that was started a moment ago has yet to take its lock and to listen. Without one that
+ * answers, and with nobody that holds the lock, it is gone.
+ */
+static int connect_patiently(struct state_dir *dir)
+{
+	int64_t begin = clock_ns();
+	int fd;
+
+	while ((fd = keeper_connect(dir->path)) < 0) {
+		int64_t waited_ms = (clock_ns() - begin) / 1000000;
+
+		if (waited_ms > STARTING_MS && !state_dir_lock(dir)) {
+			/* Its VM may have been left without the sockets that its users know. */
+			leftovers_clear(dir);
+			return -ENOENT;
+		}
+		if (waited_ms > PATIENCE_MS)
+			return -ETIMEDOUT;
+		poll(NULL, 0, 20);
+	}
+	return fd;
+}
+
 static struct json_object *upgrade(const struct options *options)
 {
 	struct json_object *result;
 	struct state_dir dir;
 	struct why why = {""};
-	int fd, err = state_dir_open(&dir, options->name, false, &why);
+	int fd, err = open_patiently(&dir, options->name, &why);
 
 	if (err)
 		return failure(err == -ENOENT ? "there is no VM of that name: see 'pageferry vm "
 						"list'"
 					      : why.text);
-	fd = keeper_connect(dir.path);
-	/* Its VM may have been left without the sockets that its users know. */
-	if (fd < 0 && !state_dir_lock(&dir))
-		leftovers_clear(&dir);
+	fd = connect_patiently(&dir);
 	state_dir_close(&dir);
+	if (fd == -ETIMEDOUT)
+		return failure("its keeper lives but does not answer: try again, or end it and run "
+			       "the VM again");
 	if (fd < 0)
 		return failure("its keeper is gone, so it can't be upgraded: stop the VM and run "
 			       "it again");
