@@ -411,9 +411,9 @@ int ferry_give_open(struct ferry_give **give, int sock, const struct ferry_offer
  * below; waiting for them, or past them, serves until @wake_fd ends it.
  * @wake_fd: also return when this descriptor is readable; -1 for none.
  * Returns 0: the phase is reached; 1: @wake_fd is readable; -ETIMEDOUT: the taker didn't do its
- * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up, see ferry_give_reason; -EPROTO: it
- * sent nonsense; -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL: nothing
- * could ever end the waiting; -ENOMEM: nothing is lost by that, call it again.
+ * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up, see ferry_give_reason; -EPROTO:
+ * it sent nonsense; -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL:
+ * nothing could ever end the waiting; -ENOMEM: nothing is lost by that, call it again.
  * After an error before committed the giver still has all of its memory. While it is not called
  * nothing is served: call it again until DONE.
  */
@@ -439,8 +439,8 @@ int ferry_give_commit(struct ferry_give *give);
 int ferry_give_report(const struct ferry_give *give, struct ferry_report *report);
 
 /**
- * Why the taker gave up, if it said so; else an empty string. Valid until ferry_give_close. What the
- * other side says, here and in ferry_take_reason, is one line without control characters.
+ * Why the taker gave up, if it said so; else an empty string. Valid until ferry_give_close. What
+ * the other side says, here and in ferry_take_reason, is one line without control characters.
  */
 const char *ferry_give_reason(const struct ferry_give *give);
 

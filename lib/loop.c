@@ -298,8 +298,8 @@ static void follow(struct ferry_loop *loop, struct space *space, const struct uf
 }
 
 /*
- * Read until empty; events take effect at once, in order, faults are collected. Without the memory to
- * follow what may come nothing is read: it waits in the kernel, and nothing is resolved meanwhile.
+ * Read until empty; events take effect at once, in order, faults are collected. Without the memory
+ * to follow what may come nothing is read: it waits in the kernel, and nothing is resolved meanwhile.
  */
 static int drain(struct ferry_loop *loop, struct space *space)
 {

@@ -276,7 +276,7 @@ void ferry_take_abort(struct ferry_take *take, const char *why)
 {
 	if (!take)
 		return;
-	/* The thread says it, when there is one: it may be about to do so for a reason of its own. */
+	/* A thread says it by itself, and may be about to do so for a reason of its own. */
 	bool silent = !take->has_thread;
 	pthread_mutex_lock(&take->lock);
 	take->why = why ? why : "the taker gave up";

@@ -226,9 +226,9 @@ static void count_missing(struct ferry_take *take, const struct piece *piece, vo
 }
 
 /*
- * Without its giver a hole may be a page that never came or one that the program has discarded: only
- * the giver has read of that. It counts as missing, since a loss that is none is an error that is
- * seen, and a zero that was never there is not.
+ * Without its giver a hole may be a page that never came or one that the program has discarded:
+ * only the giver has read of that. It counts as missing, since a loss that is none is an error that
+ * is seen, and a zero that was never there is not.
  *
  * Nor may a piece be overlooked that the program has moved, during the look, to where the look had
  * been already. Its mremap waits until we have read of it, so that it can't stay unnoticed.

@@ -150,7 +150,7 @@ static void *take_thread(void *arg)
 	while (!ret)
 		ret = listen_once(take);
 	stage_close(&take->stage);
-	/* It may have died between its last page and its last word; where those are, it alone knew. */
+	/* It may have died between its last page and its last word; where they are it alone knew. */
 	if (ret == -EPIPE && take->phase == FERRY_PHASE_COMMITTED && take_has_all(take)) {
 		take->moved = true;
 		ret = 1;

@@ -135,7 +135,7 @@ int wire_abort(int sock, const char *why)
 	size_t len = 0;
 
 	for (; *why && len < sizeof(text); why++)
-		text[len++] = wire_is_shown(*why) ? *why : ' ';
+		text[len++] = (char)(wire_is_shown(*why) ? *why : ' ');
 	return wire_send(sock, WIRE_ABORT, text, len, NULL, 0, NULL, 0, wire_deadline(0));
 }
 

@@ -105,7 +105,7 @@ int64_t wire_deadline(unsigned int timeout_ms);
 int wire_send(int sock, enum wire_type type, const void *head, size_t head_len, const void *tail,
 	      size_t tail_len, const int *fds, unsigned int nfds, int64_t deadline);
 
-/* Give up without waiting, and say why: what can't be shown becomes a blank, what is too long is cut. */
+/* Give up, without waiting, and say why: what can't be shown becomes a blank. */
 int wire_abort(int sock, const char *why);
 
 /*
@@ -117,7 +117,7 @@ int wire_recv(int sock, struct wire_msg *msg, int64_t deadline);
 /* Checks on the contents of a message, without any system call. 0 or -EPROTO. */
 int wire_check_header(const struct wire_header *header);
 int wire_check_payload(const struct wire_msg *msg);
-/* A reason is shown to people, on terminals: no control characters. What isn't ASCII may be UTF-8. */
+/* A reason ends up on terminals: no control characters. What isn't ASCII may be UTF-8. */
 bool wire_is_shown(char c);
 
 /* Views into a checked message. */

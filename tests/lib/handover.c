@@ -20,6 +20,9 @@ enum kind page_kind(const struct plan *plan, unsigned int part, size_t page)
 		return page / (BLOCK / PAGE) % 3 == 2 ? KIND_ZEROS : KIND_DATA;
 	if (p->sparse && page / (BLOCK / PAGE) % 3 == 1)
 		return KIND_HOLE;
+	/* Whoever waits for a page of data must find one. */
+	if (!page && (p->kinds & KIND_BIT(KIND_DATA)))
+		return KIND_DATA;
 	/* Runs of a kind, and single pages. */
 	if (page % 64 < 40)
 		state = page / 8 * 0x9e3779b97f4a7c15ull + part + 1;

@@ -195,7 +195,7 @@ static void test_nonsense_after_commit(void **state)
 	}
 }
 
-/* It has said why and is gone before the giver speaks again: sending fails, and yet it was heard. */
+/* It has said why and is gone before the giver speaks again: that fails, and yet it is heard. */
 static void test_reason_of_one_that_is_gone(void **state)
 {
 	struct ends e;
@@ -239,7 +239,7 @@ static int wait_for_page(void *arg)
 	return peek(e->dst, &value);
 }
 
-/* The same, and the giver notices first that the process is gone, by the page that it waited for. */
+/* The same, and the giver notices by a page that the process waited for that it is gone. */
 static void test_reason_of_one_that_waited(void **state)
 {
 	struct ends e;

@@ -161,6 +161,8 @@ static void test_shared(void **state)
  */
 static void test_sparse(void **state)
 {
+	uint32_t punched = KIND_BIT(KIND_PUNCHED);
+
 	(void)state;
 	for (int idle = 0; idle < 2; idle++) {
 		struct plan plan = {.parts = {{.npages = 4 * BLOCK / PAGE + 77,
@@ -171,10 +173,9 @@ static void test_sparse(void **state)
 					       .kinds = KIND_BIT(KIND_HOLE)},
 					      {.npages = 700,
 					       .skip = BLOCK - PAGE,
-					       .kinds = KIND_BIT(KIND_FILE) | KIND_BIT(KIND_PUNCHED),
+					       .kinds = KIND_BIT(KIND_FILE) | punched,
 					       .fd_offset = 3 * PAGE},
-					      {.npages = 600,
-					       .kinds = KIND_BIT(KIND_DATA) | KIND_BIT(KIND_PUNCHED)},
+					      {.npages = 600, .kinds = KIND_BIT(KIND_DATA) | punched},
 					      {.npages = 600, .kinds = KIND_BIT(KIND_DATA)}},
 				    .nparts = 5,
 				    .idle = idle,

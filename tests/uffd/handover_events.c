@@ -290,21 +290,20 @@ static void test_moved_and_lost(void **state)
 }
 
 /*
- * The same in the very moment in which the taker looks whether anything is missing: what it can't be
- * sure of must not be overlooked.
+ * The same in the very moment in which the taker looks whether anything is missing: what it can't
+ * be sure of must not be overlooked.
  */
-static const struct taker *move_at_look;
+static _Atomic(const struct taker *) move_at_look;
+static pthread_t mover;
 
 FILE *fopen(const char *path, const char *mode)
 {
 	const struct taker *t = move_at_look;
-	pthread_t thread;
 
 	check(*mode == 'r');
 	if (t && !strcmp(path, "/proc/self/smaps")) {
 		move_at_look = NULL;
-		check_equal(pthread_create(&thread, NULL, move_range, (void *)(uintptr_t)t), 0);
-		pthread_detach(thread);
+		check_equal(pthread_create(&mover, NULL, move_range, (void *)(uintptr_t)t), 0);
 		wait_readable(t->take->uffd);
 	}
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -320,6 +319,7 @@ static void lose_while_moving(struct taker *t)
 	t->plan->out->step = 1;
 	check_equal(ferry_take_done(t->take, -1), -EOWNERDEAD);
 	check(!move_at_look);
+	pthread_join(mover, NULL);
 	for (size_t i = 0; i < NPAGES; i++)
 		check_equal(peek(moved + i * PAGE, &value), SIGBUS);
 	t->plan->out->step = 2;
@@ -344,6 +344,13 @@ static void test_moved_at_look(void **state)
 
 /* ---- the giver dies when everything has come, before it says so: nothing is lost */
 
+static int watched;
+
+static void remember(struct taker *t)
+{
+	watched = t->take->uffd;
+}
+
 static void move_in_shadow(struct taker *t)
 {
 	moved = map_memory(NPAGES * PAGE, 5 * PAGE);
@@ -359,7 +366,7 @@ static void move_unheard(struct taker *t)
 	while (t->plan->out->step < 1)
 		sched_yield();
 	check_equal(pthread_create(&thread, NULL, move_range, t), 0);
-	wait_readable(t->take->uffd);
+	wait_readable(watched);
 	t->plan->out->step = 2;
 	pthread_join(thread, NULL);
 }
@@ -388,7 +395,7 @@ static void test_moved_and_whole(void **state)
 				    .idle = true,
 				    .own_check = true,
 				    .give_park = "give.all",
-				    .in_shadow = unheard ? NULL : move_in_shadow,
+				    .in_shadow = unheard ? remember : move_in_shadow,
 				    .after_commit = unheard ? move_unheard : NULL,
 				    .after_done = find_moved};
 		handover_prepare(&plan);

@@ -198,12 +198,14 @@ static bool act_without_memory(const struct act *act, int nth)
 	assert_int_equal(pthread_create(&changer.thread, NULL, change, &changer), 0);
 	wait_readable(p.uffd);
 	bool failed = round_fails(server.loop, nth);
-	bool waits = has_messages(p.uffd) && !p.done;
+	bool unread = has_messages(p.uffd) && !p.done;
 	server_start(&server, server.loop);
 	pthread_join(changer.thread, NULL);
 	act->look(&p);
 	server_stop(&server);
-	assert_int_equal(waits, failed);
+	/* Once it was read another may follow it. */
+	if (failed)
+		assert_true(unread);
 	ferry_loop_free(server.loop);
 	pattern_fini(&src);
 	close(p.uffd);
