@@ -24,6 +24,9 @@ static bool pf_lock_huge(struct pf_op *op, struct folio *folio)
 {
 	if (!folio_test_anon(folio) || !PageAnonExclusive(&folio->page))
 		return pf_refuse_huge(op, "shared");
+	/* Could not be split when that was found. Each page for itself, and the broken one stays. */
+	if (folio_test_has_hwpoisoned(folio))
+		return pf_stop_at(op, PF_STOP_SPLIT, folio);
 	if (!folio_trylock(folio))
 		return pf_stop(op, PF_STOP_BUSY);
 	if (pf_is_in_use(folio) && !pf_skips_early()) {

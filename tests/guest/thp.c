@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 /* Huge pages: whole where both sides allow it, else as small ones; never wrong. */
 #include <errno.h>
+#include <linux/io_uring.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -319,6 +324,50 @@ static void medium(void)
 	stop_both(&giver, &taker);
 }
 
+static void told(int sig)
+{
+	(void)sig;
+}
+
+/* Poisons a page while another one of the block is pinned, so that the block can't be split. */
+static int64_t poison_pinned(const uint64_t *arg)
+{
+	struct io_uring_params params = {0};
+	struct iovec iov = {(void *)arg[0], PAGE};
+	int ring = (int)syscall(SYS_io_uring_setup, 2, &params), error;
+
+	check_call(ring);
+	check_call(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1));
+	signal(SIGBUS, told);
+	error = madvise((void *)(arg[0] + arg[1]), PAGE, MADV_HWPOISON) ? errno : 0;
+	check_call(syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0));
+	close(ring);
+	return error;
+}
+
+/* A block in which one page is broken doesn't go as a whole: that page stays, the others go. */
+static void poisoned(void)
+{
+	const uint64_t bad = 5 * PAGE, rest = BLOCK - bad - PAGE;
+	struct end giver = huge_giver(BLOCK), taker = taker_start(BLOCK, MAP_HUGE);
+	int pf = pf_open(), error;
+	uint64_t moved;
+
+	error = (int)peer_do(giver.peer, poison_pinned, giver.addr, bad);
+	if (error != EHWPOISON)
+		test_skip("no page can be poisoned: %s", strerror(error));
+	check_is(huge_kb(&giver), BLOCK / 1024);
+	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, BLOCK, &moved),
+		 -EFAULT);
+	check_is(moved, bad);
+	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr + bad + PAGE,
+			 giver.addr + bad + PAGE, rest, &moved),
+		 0);
+	end_verify(&taker, taker.addr, giver.addr, bad);
+	end_verify(&taker, taker.addr + bad + PAGE, giver.addr + bad + PAGE, rest);
+	stop_both(&giver, &taker);
+}
+
 /* A thread of the taker runs into a block, and it comes whole: one fault for all of it. */
 static void serves_faults(void)
 {
@@ -357,6 +406,7 @@ const struct test thp_tests[] = {
 	TEST(small_entries),
 	TEST(fork_shared),
 	TEST(medium),
+	TEST(poisoned),
 	TEST(serves_faults),
 	{.name = NULL},
 };
