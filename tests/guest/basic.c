@@ -357,7 +357,8 @@ static void no_leak(void)
 		if (i == 1)
 			before = meminfo_kb("MemFree");
 	}
-	check(near_kb(meminfo_kb("MemFree"), before, 16384));
+	/* What the kernel frees late may well make it more. */
+	check(meminfo_kb("MemFree") + 16384 > before);
 }
 
 /* clang-format off */
