@@ -19,9 +19,7 @@ static unsigned int pf_skip_hole(struct pf_op *op, pmd_t *dst_pmd, const struct 
 {
 	if (!pmd_none(pmdp_get_lockless(dst_pmd)))
 		return pf_stop(op, PF_STOP_RETRY);
-	if (!(op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES))
-		return pf_fail(op, -ENOENT);
-	return step->len / PAGE_SIZE;
+	return pf_pass_hole(op) ? step->len / PAGE_SIZE : 0;
 }
 
 /*

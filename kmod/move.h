@@ -10,6 +10,7 @@
 #include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
+#include <linux/sched/coredump.h>
 #include <linux/pageferry.h>
 #include <linux/swap.h>
 
@@ -64,6 +65,11 @@ void pf_side_put(struct pf_side *side);
 /* Lock both mappings and check that the rest may move between them. 0 or -errno. */
 int pf_lock(struct pf_op *op);
 void pf_unlock(struct pf_op *op);
+/* Somebody is killed for want of memory, and while he may not yet have ended his pages are being dropped. */
+static inline bool pf_is_dropped(const struct pf_side *side)
+{
+	return test_bit(MMF_UNSTABLE, &side->mm->flags);
+}
 bool pf_is_awaited(const struct pf_op *op);
 
 /* move.c */
@@ -78,6 +84,14 @@ static inline int pf_fail(struct pf_op *op, int error)
 	op->stop = PF_STOP_ERROR;
 	op->error = error;
 	return 0;
+}
+/* May an empty page of the source be passed over? Not if it was dropped, of which it is told before. */
+static inline bool pf_pass_hole(struct pf_op *op)
+{
+	smp_rmb();
+	if (pf_is_dropped(&op->src))
+		return pf_fail(op, -ESRCH);
+	return (op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES) || pf_fail(op, -ENOENT);
 }
 /* @folio: what it is about; with a reference, which pf_overcome() gives back. */
 static inline int pf_stop_at(struct pf_op *op, enum pf_stop stop, struct folio *folio)

@@ -73,7 +73,7 @@ static bool pf_check(struct pf_op *op, pte_t dst, pte_t src)
 	if (!pte_none(dst))
 		return pf_fail(op, -EEXIST);
 	if (pte_none(src))
-		return (op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES) || pf_fail(op, -ENOENT);
+		return pf_pass_hole(op);
 	if (!pte_present(src))
 		return pf_stop(op, PF_STOP_SWAPPED);
 	if (!pte_special(src))

@@ -176,6 +176,8 @@ int pf_lock(struct pf_op *op)
 	pf_lock_contexts(op);
 	if (pf_is_changing(&op->dst) || pf_is_changing(&op->src))
 		err = -EAGAIN;
+	else if (pf_is_dropped(&op->dst) || pf_is_dropped(&op->src))
+		err = -ESRCH;
 	else
 		err = pf_check_both(op);
 	if (err)

@@ -80,7 +80,7 @@ struct pageferry_info {
  *		(UFFDIO_MOVE does that).
  * EPERM	no consent: the range is not registered in the descriptor given for it.
  * EBADF	a descriptor is not open, or isn't a userfaultfd.
- * ESRCH	the process behind a descriptor has exited.
+ * ESRCH	the process behind a descriptor has exited, or is about to and its pages are being dropped.
  * E2BIG	@size is larger than known here and what is beyond isn't zero.
  * EFAULT	the structure can't be read or written; a page that is poisoned or otherwise no memory.
  * EINTR	a fatal signal.

@@ -5,6 +5,9 @@
  * not.
  */
 #include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -152,6 +155,63 @@ static void opener(void)
 	end_stop(&to);
 }
 
+/* ---- memory that is dropped before its process has ended, as the kernel does when there is none left */
+
+static int64_t stay_on_cpu0(const uint64_t *arg)
+{
+	cpu_set_t cpu0;
+
+	(void)arg;
+	CPU_ZERO(&cpu0);
+	CPU_SET(0, &cpu0);
+	check_call(sched_setaffinity(0, sizeof(cpu0), &cpu0));
+	return 0;
+}
+
+/* Whoever is killed doesn't come to its end while this process runs and both have one CPU. */
+static void kill_and_drop(struct peer *p)
+{
+	const struct sched_param first = {.sched_priority = 1};
+	int pidfd = (int)syscall(SYS_pidfd_open, peer_pid(p), 0);
+
+	check_call(pidfd);
+	peer_do(p, stay_on_cpu0, 0);
+	stay_on_cpu0(NULL);
+	check_call(sched_setscheduler(0, SCHED_FIFO, &first));
+	check_call(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0));
+	check_call(syscall(SYS_process_mrelease, pidfd, 0));
+}
+
+static void drop(bool giver, unsigned int how)
+{
+	struct end from = giver_start(4 * BLOCK, how), to = taker_start(4 * BLOCK, how);
+	int pf = pf_open();
+	uint64_t moved;
+
+	kill_and_drop(giver ? from.peer : to.peer);
+	check_is(pf_move(pf, PAGEFERRY_MOVE_ALLOW_SRC_HOLES, to.uffd, from.uffd, to.addr, from.addr,
+			 from.len, &moved),
+		 -ESRCH);
+	check_is(moved, 0);
+}
+
+/* What was dropped is not a hole that may be passed over: there were pages. */
+static void giver_dropped(void)
+{
+	drop(true, MAP_4K);
+}
+
+static void giver_dropped_huge(void)
+{
+	drop(true, MAP_HUGE);
+}
+
+/* Nothing goes to where it would be lost. */
+static void taker_dropped(void)
+{
+	drop(false, MAP_4K);
+}
+
 /* clang-format off */
 const struct test kill_tests[] = {
 	TEST(mover, .seconds = 90),
@@ -159,5 +219,8 @@ const struct test kill_tests[] = {
 	TEST(giver, .seconds = 60),
 	TEST(taker, .seconds = 60),
 	TEST(opener),
+	TEST(giver_dropped),
+	TEST(giver_dropped_huge),
+	TEST(taker_dropped),
 	{.name = NULL},
 };
