@@ -10,6 +10,10 @@
  * userfaultfd(2) which that process made itself and handed over (SCM_RIGHTS, EVENT_FORK), and only
  * with the ranges that are registered in it. The caller's own memory, as a source, needs none.
  *
+ * Whoever has the descriptor can also register with it (UFFDIO_REGISTER asks nobody else), so to hand it
+ * over is to consent to all private anonymous memory of the process. By itself a userfaultfd lets its
+ * holder change such memory, and not read it; together with this device, it does both.
+ *
  * Structures are extensible: size tells which version of one the caller knows. What the kernel does
  * not know must be zero, else the answer is E2BIG.
  */
