@@ -90,7 +90,7 @@ show_console()
 {
 	sed 's/^/# qemu: /' "$tmp/qemu"
 	echo "# the last lines of the kernel:"
-	tail -n 40 "$tmp/console" | tr -d '\r' | cut -c 1-300 | sed 's/^/#   /'
+	tail -n 80 "$tmp/console" | tr -d '\r' | cut -c 1-300 | sed 's/^/#   /'
 	cp "$tmp/console" "$B/tests/guest/console" && echo "# all of them: $B/tests/guest/console"
 }
 

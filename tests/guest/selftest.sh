@@ -79,7 +79,8 @@ dies_with_script()
 	MODULE='' TEST=self/guest_hangs exec -a pf-selftest bash tests/guest/module.sh >/dev/null 2>&1 &
 	script=$!
 	for _ in {1..300}; do
-		qemu=$(pgrep -s 0 -f "pf.test=self/guest_hangs" | head -n 1)
+		# Not yet what is to become QEMU, and may not have said that it wants to die.
+		qemu=$(pgrep -s 0 -f "^qemu-system-x86_64 .*pf.test=self/guest_hangs" | head -n 1)
 		[ -z "$qemu" ] || break
 		sleep 0.1
 	done
