@@ -141,9 +141,13 @@ static void measure(const struct summary *s, struct results *r, unsigned int rou
 	printf("%sbooting a guest with %u MiB\n", label, r->ram_mib);
 	fflush(stdout);
 	run = vm_measure(s->place, s->options, r->way, r->ram_mib);
-	printf("%sprocess %d -> %d in %.0f ms, largest gap %.1f ms, memory %s\n", label,
-	       (int)run.old, (int)run.new, run.total_ms, run.gap_ms,
-	       run.intact ? "intact" : "DAMAGED");
+	if (run.lost)
+		printf("%sprocess %d -> %d, GUEST LOST: %s\n", label, (int)run.old, (int)run.new,
+		       run.lost);
+	else
+		printf("%sprocess %d -> %d in %.0f ms, largest gap %.1f ms, memory %s\n", label,
+		       (int)run.old, (int)run.new, run.total_ms, run.gap_ms,
+		       run.intact ? "intact" : "DAMAGED");
 	fflush(stdout);
 	results_add(r, &run);
 }

@@ -6,6 +6,11 @@ static struct json_object *run_to_json(const struct run *run)
 {
 	struct json_object *o = json_object_new_object();
 
+	if (run->lost) {
+		put_text(o, "lost", run->lost);
+		json_object_put(run->details);
+		return o;
+	}
 	put_number(o, "gap_ms", run->gap_ms);
 	put_number(o, "gap_at_ms", run->gap_at_ms);
 	put_number(o, "baseline_gap_ms", run->baseline_gap_ms);
@@ -31,14 +36,18 @@ void results_add(struct results *r, const struct run *run)
 		r->runs = json_object_new_array();
 		r->anonymous = r->intact = true;
 	}
+	r->intact &= run->intact;
+	json_object_array_add(r->runs, run_to_json(run));
+	if (run->lost) {
+		r->lost++;
+		return;
+	}
 	series_add(&r->gap, run->gap_ms);
 	series_add(&r->baseline, run->baseline_gap_ms);
 	series_add(&r->total, run->total_ms);
 	series_add(&r->peak, run->peak_mib);
 	series_add(&r->extra, run->extra_mib);
 	r->anonymous &= run->anonymous;
-	r->intact &= run->intact;
-	json_object_array_add(r->runs, run_to_json(run));
 }
 
 static const struct results *find(const struct summary *s, enum way_id way, unsigned int ram_mib)
@@ -59,7 +68,8 @@ static void require(struct requirements *list, double value, double limit, const
 	struct requirement *r = &list->v[list->n];
 	va_list ap;
 
-	if (list->n == REQUIREMENTS_MAX)
+	/* No guest of the other side has lived to be compared with. */
+	if (list->n == REQUIREMENTS_MAX || !isfinite(value))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(r->name, sizeof(r->name), fmt, ap);
@@ -121,12 +131,8 @@ static void put_series(struct json_object *o, const char *key, const struct seri
 	json_object_object_add(o, key, v);
 }
 
-static struct json_object *results_to_json(const struct results *r)
+static void put_figures(struct json_object *o, const struct results *r)
 {
-	struct json_object *o = json_object_new_object();
-
-	put_text(o, "way", r->way->name);
-	json_object_object_add(o, "ram_mib", json_object_new_int64(r->ram_mib));
 	put_series(o, "gap_ms", &r->gap);
 	put_series(o, "baseline_gap_ms", &r->baseline);
 	put_series(o, "total_ms", &r->total);
@@ -134,6 +140,17 @@ static struct json_object *results_to_json(const struct results *r)
 	put_series(o, "extra_mib", &r->extra);
 	put_number(o, "extra_percent_of_ram", series_median(&r->extra) / r->ram_mib * 100);
 	json_object_object_add(o, "ram_anonymous", json_object_new_boolean(r->anonymous));
+}
+
+static struct json_object *results_to_json(const struct results *r)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_text(o, "way", r->way->name);
+	json_object_object_add(o, "ram_mib", json_object_new_int64(r->ram_mib));
+	json_object_object_add(o, "guests_lost", json_object_new_int64(r->lost));
+	if (r->gap.n)
+		put_figures(o, r);
 	json_object_object_add(o, "intact", json_object_new_boolean(r->intact));
 	if (!r->intact && r->way->may_damage)
 		put_text(o, "why_damaged", r->way->may_damage);
@@ -189,6 +206,8 @@ static void put_methods(struct json_object *root)
 	put_text(o, "extra_mib", "peak_mib without what the old QEMU had before");
 	put_text(o, "ram_anonymous", "from smaps of the new QEMU");
 	put_text(o, "intact", "the guest compares every filled page with what it must hold");
+	put_text(o, "guests_lost",
+		 "guests that ended or stood still before they could be asked: not in the figures");
 	put_text(o, "precopy", "QEMU's defaults, but max-bandwidth is 16 GiB/s");
 	put_text(o, "memfd",
 		 "memory-backend-memfd,share=on; the new QEMU opens the same memfd as "
@@ -292,6 +311,11 @@ static void cell_intact(const struct results *r, char *text, size_t size)
 	snprintf(text, size, "%s", r->intact ? "yes" : "NO");
 }
 
+static void cell_title(const struct results *r, char *text, size_t size)
+{
+	snprintf(text, size, "%s", r->way->title);
+}
+
 static void row(const struct summary *s, unsigned int ram_mib, const char *label, cell_fn *cell)
 {
 	char text[32];
@@ -302,15 +326,13 @@ static void row(const struct summary *s, unsigned int ram_mib, const char *label
 
 		if (!r)
 			continue;
-		cell(r, text, sizeof(text));
+		if (r->gap.n || cell == cell_intact || cell == cell_title)
+			cell(r, text, sizeof(text));
+		else
+			snprintf(text, sizeof(text), "-");
 		printf(CELL, text);
 	}
 	putchar('\n');
-}
-
-static void cell_title(const struct results *r, char *text, size_t size)
-{
-	snprintf(text, size, "%s", r->way->title);
 }
 
 static void table(const struct summary *s, unsigned int ram_mib)
@@ -333,14 +355,15 @@ static void table(const struct summary *s, unsigned int ram_mib)
 
 static void explain_damage(const struct summary *s)
 {
-	for (int way = 0; way < WAYS; way++)
-		for (unsigned int i = 0; i < s->n; i++)
-			if (s->results[i].way == ways[way] && !s->results[i].intact &&
-			    ways[way]->may_damage) {
-				printf("%s: memory damaged: %s\n", ways[way]->title,
-				       ways[way]->may_damage);
-				break;
-			}
+	for (unsigned int i = 0; i < s->n; i++) {
+		const struct results *r = &s->results[i];
+
+		if (r->lost)
+			printf("%s: %u of %u guests lost: they are in no other figure\n",
+			       r->way->title, r->lost, s->options->runs);
+		if (!r->intact && r->way->may_damage)
+			printf("%s: damaged or lost: %s\n", r->way->title, r->way->may_damage);
+	}
 }
 
 void summary_table(const struct summary *s)

@@ -5,7 +5,6 @@
 #include "bench/vm/vm.h"
 
 #define READY_S 600 /* a large RAM takes long to fill */
-#define CHECK_S 600
 
 const struct way *const ways[WAYS] = {
 	[WAY_PAGEFERRY] = &way_pageferry,
@@ -69,14 +68,31 @@ void arguments_add_guest(struct arguments *a, const struct vm *vm)
 	arguments_add(a, "isa-debugcon,iobase=0x402,chardev=ticks");
 }
 
-static void check_alive(const struct vm *vm, const char *what)
+void vm_fail(struct vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(vm->lost, sizeof(vm->lost), fmt, ap);
+	va_end(ap);
+	if (vm->migrating && vm->way->may_damage)
+		longjmp(vm->given_up, 1);
+	bench_fail("%s: %s", vm->way->name, vm->lost);
+}
+
+int vm_patience(const struct vm *vm)
+{
+	return 60 + (int)vm->ram_mib / 16;
+}
+
+static void check_alive(struct vm *vm, const char *what)
 {
 	if (vm->keeper.pid && vm->keeper.ended)
-		bench_fail("%s: the keeper of the VM ended during %s", vm->way->name, what);
+		vm_fail(vm, "the keeper of the VM ended during %s", what);
 	if (vm->old.ended && (!vm->new.pid || vm->new.ended))
-		bench_fail("%s: QEMU ended during %s", vm->way->name, what);
+		vm_fail(vm, "QEMU ended during %s", what);
 	if (console_heard("FAIL"))
-		bench_fail("the guest says: %s", console_heard("FAIL"));
+		vm_fail(vm, "the guest says: %s", console_heard("FAIL"));
 }
 
 void vm_wait(struct vm *vm, bool (*reached)(struct vm *vm), int timeout_s, const char *what)
@@ -86,7 +102,7 @@ void vm_wait(struct vm *vm, bool (*reached)(struct vm *vm), int timeout_s, const
 	while (!reached(vm)) {
 		check_alive(vm, what);
 		if (bench_now() > deadline)
-			bench_fail("%s: %s takes longer than %d s", vm->way->name, what, timeout_s);
+			vm_fail(vm, "%s takes longer than %d s", what, timeout_s);
 		loop_step(SAMPLE_NS / 1000000);
 		if (vm->sampling)
 			memory_sample(vm);
@@ -147,6 +163,8 @@ static void upgrade(struct vm *vm, struct run *run)
 	watch_mark();
 	stay(vm, (int64_t)(window.length_ms * 1e6));
 	quiet = watch_read();
+	if (!quiet.ticks)
+		vm_fail(vm, "the guest stands still");
 
 	run->total_ms = (double)(vm->old.ended_ns - begin) / 1e6;
 	run->window_ms = window.length_ms;
@@ -158,8 +176,6 @@ static void upgrade(struct vm *vm, struct run *run)
 	run->peak_mib = (double)vm->peak_kib / 1024;
 	run->extra_mib = run->peak_mib - run->base_mib;
 	run->samples = vm->samples;
-	run->old = vm->old.pid;
-	run->new = vm->new.pid;
 }
 
 static void check(struct vm *vm, struct run *run)
@@ -167,8 +183,9 @@ static void check(struct vm *vm, struct run *run)
 	const char *verdict;
 
 	console_forget();
-	console_say("check");
-	vm_wait(vm, is_checked, CHECK_S, "the guest's check of its memory");
+	if (!console_say("check"))
+		vm_fail(vm, "the guest's console is gone");
+	vm_wait(vm, is_checked, vm_patience(vm), "the guest's check of its memory");
 	verdict = console_heard("CHECK");
 	run->intact = !strncmp(verdict, "CHECK ok ", 9);
 	run->writes = console_number(verdict, "writes");
@@ -179,13 +196,21 @@ static void check(struct vm *vm, struct run *run)
 	run->anonymous = memory_is_anonymous(vm, vm->new.pid);
 }
 
+static void measure(struct vm *vm, struct run *run)
+{
+	boot(vm, run);
+	upgrade(vm, run);
+	check(vm, run);
+}
+
 struct run vm_measure(const struct place *place, const struct options *options,
 		      const struct way *way, unsigned int ram_mib)
 {
-	struct run run = {0};
-	/* Its children are known to the exit handler of child.c. */
+	/* Its children are known to the exit handler of child.c; and both outlive a longjmp(). */
 	static struct vm vm;
+	static struct run run;
 
+	run = (struct run){0};
 	vm = (struct vm){
 		.place = place,
 		.options = options,
@@ -194,10 +219,13 @@ struct run vm_measure(const struct place *place, const struct options *options,
 		.ram_file = -1,
 	};
 	console_reset();
-	boot(&vm, &run);
-	upgrade(&vm, &run);
-	check(&vm, &run);
-	way->stop(&vm);
+	if (!setjmp(vm.given_up))
+		measure(&vm, &run);
+	else
+		run = (struct run){.lost = vm.lost};
+	run.old = vm.old.pid;
+	run.new = vm.new.pid;
 	run.details = vm.details;
+	vm.way->stop(&vm);
 	return run;
 }

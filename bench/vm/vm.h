@@ -9,6 +9,8 @@
 #ifndef BENCH_VM_H
 #define BENCH_VM_H
 
+#include <setjmp.h>
+
 #include "bench/report.h"
 #include "tools/qmp.h"
 
@@ -140,7 +142,8 @@ void console_reset(void);
 
 /** Forget what was said before. */
 void console_forget(void);
-void console_say(const char *command);
+/** false: nobody is at the other end. */
+bool console_say(const char *command);
 
 /** The newest "ferry: WORD ..." since then, without "ferry: "; NULL: not yet. */
 const char *console_heard(const char *word);
@@ -178,6 +181,10 @@ struct vm {
 	unsigned int samples;
 	uint64_t base_kib, peak_kib;
 	struct json_object *details; /* what this way has to tell besides */
+
+	bool migrating; /* from here on a way that may damage the guest may have done so */
+	char lost[160]; /* how the guest came to its end by that; "": it did not */
+	jmp_buf given_up;
 };
 
 struct way {
@@ -195,7 +202,16 @@ struct way {
 extern const struct way *const ways[WAYS];
 extern const struct way way_pageferry, way_precopy, way_memfd;
 
-/** Wait until @reached; an end of what runs the VM, or the deadline, ends the bench. */
+/**
+ * The VM can't be measured any further. Where its way is known to damage guests that is a result,
+ * and this run is over; everywhere else it ends the bench.
+ */
+__attribute__((noreturn, format(printf, 2, 3))) void vm_fail(struct vm *vm, const char *fmt, ...);
+
+/** What may take longer with more RAM, in seconds. */
+int vm_patience(const struct vm *vm);
+
+/** Wait until @reached; an end of what runs the VM, or the deadline, is vm_fail(). */
 void vm_wait(struct vm *vm, bool (*reached)(struct vm *vm), int timeout_s, const char *what);
 
 #define ARGUMENTS_MAX 48
@@ -229,6 +245,7 @@ struct run {
 	unsigned int samples;
 	bool anonymous;
 	bool intact;
+	const char *lost; /* the guest did not live to be measured: why; or NULL */
 	pid_t old, new;
 	uint64_t filled_mib, writes, corrupt;
 	int64_t skips; /* ticks that never came */
@@ -240,7 +257,8 @@ struct results {
 	const struct way *way;
 	unsigned int ram_mib;
 	bool anonymous, intact; /* all of them */
-	struct series gap, baseline, total, peak, extra;
+	unsigned int lost;
+	struct series gap, baseline, total, peak, extra; /* without the lost ones */
 	struct json_object *runs;
 };
 

@@ -15,7 +15,6 @@
 #define MAX_BANDWIDTH (16ll << 30)
 #define CONNECT_S     20
 #define ANSWER_S      20
-#define MIGRATE_S     600
 #define END_S         60
 
 static void take_event(struct link *link, const struct qmp_event *event)
@@ -70,7 +69,7 @@ static void link_open(struct vm *vm, struct link *link)
 	qmp_path(vm, link, path, sizeof(path));
 	while (qmp_open(&link->qmp, path, 0)) {
 		if (qemu->ended || bench_now() > deadline)
-			bench_fail("%s: QEMU doesn't listen on its QMP socket", vm->way->name);
+			vm_fail(vm, "QEMU doesn't listen on its QMP socket");
 		loop_step(1);
 		if (vm->sampling)
 			memory_sample(vm);
@@ -108,8 +107,8 @@ static void ask(struct vm *vm, struct link *link, const char *command,
 	qmp_send(link->qmp, command, arguments);
 	vm_wait(vm, old ? old_answered : new_answered, ANSWER_S, command);
 	if (link->broken || qmp_answer(link->qmp, NULL, &why) != 1)
-		bench_fail("%s: %s: %s", vm->way->name, command,
-			   link->broken ? "QEMU has closed its QMP socket" : why.text);
+		vm_fail(vm, "%s: %s", command,
+			link->broken ? "QEMU has closed its QMP socket" : why.text);
 }
 
 static void start_qemu(struct vm *vm, struct child *child, struct arguments *a)
@@ -226,7 +225,7 @@ static struct json_object *uri(const struct vm *vm)
 static bool is_across(struct vm *vm)
 {
 	if (vm->old_link.failed || vm->new_link.failed || vm->new.ended)
-		bench_fail("%s: the migration failed", vm->way->name);
+		vm_fail(vm, "the migration failed");
 	return vm->old_link.completed && vm->new_link.completed && vm->new_link.resume_us;
 }
 
@@ -247,8 +246,9 @@ static void migrate(struct vm *vm)
 	json_object_object_add(parameters, "max-bandwidth", json_object_new_int64(MAX_BANDWIDTH));
 	ask(vm, old, "migrate-set-parameters", parameters);
 	ask(vm, new, "migrate-incoming", uri(vm));
+	vm->migrating = true;
 	ask(vm, old, "migrate", uri(vm));
-	vm_wait(vm, is_across, MIGRATE_S, "the migration");
+	vm_wait(vm, is_across, vm_patience(vm), "the migration");
 	vm->details = json_object_new_object();
 	put_number(vm->details, "stop_to_resume_ms", (double)(new->resume_us - old->stop_us) / 1e3);
 	qmp_send(old->qmp, "quit", NULL);
