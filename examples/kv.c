@@ -3,7 +3,8 @@
  * A key-value server that replaces its own program under load, with its clients connected.
  *
  *     cc -D_GNU_SOURCE -O2 -pthread -o kv kv.c -lpageferry
- *     ./kv 7000        and in another terminal: nc 127.0.0.1 7000, then "set a 1", "incr a"
+ *     ./kv 7000        and in another terminal: nc 127.0.0.1 7000 (of
+ *                       netcat-openbsd), then "set a 1", "incr a"
  *     kill -USR2 PID   starts what ./kv is now, gives it memory and sockets, and exits
  *
  * Should the new program refuse or die before it has taken over, the old one carries on.

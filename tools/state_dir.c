@@ -121,14 +121,15 @@ int state_base_open(bool create, struct why *why)
 /* The path as QEMU is to be told: absolute, and fit for a socket's address and its options. */
 static int find_path(struct state_dir *dir, struct why *why)
 {
-	char link[64];
+	char link[64], base[PATH_MAX];
 	ssize_t len;
 
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir->fd);
-	len = readlink(link, dir->path, sizeof(dir->path) - 1);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir->base);
+	len = readlink(link, base, sizeof(base) - 1);
 	if (len < 0)
 		return why_set(why, -errno, "%s: %s: is /proc mounted?", link, strerror(errno));
-	dir->path[len] = '\0';
+	base[len] = '\0';
+	len = snprintf(dir->path, sizeof(dir->path), "%s/%s", base, dir->name);
 	if ((size_t)len + sizeof(LONGEST_FILE) > sizeof(((struct sockaddr_un *)0)->sun_path))
 		return why_set(
 			why, -ENAMETOOLONG,
@@ -156,8 +157,12 @@ int state_dir_open(struct state_dir *dir, const char *name, bool create, struct 
 	dir->base = state_base_open(create, why);
 	if (dir->base < 0)
 		return dir->base;
-	dir->fd = open_checked(dir->base, name, create, 077, name, why);
-	err = dir->fd < 0 ? dir->fd : find_path(dir, why);
+	dir->fd = -1;
+	err = find_path(dir, why);
+	if (!err) {
+		dir->fd = open_checked(dir->base, name, create, 077, name, why);
+		err = dir->fd < 0 ? dir->fd : 0;
+	}
 	if (err)
 		state_dir_close(dir);
 	return err;

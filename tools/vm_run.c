@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pageferry.h"
 #include "tools/keeper.h"
 #include "tools/leftovers.h"
 #include "tools/proc.h"
@@ -176,6 +177,19 @@ static void say_added(struct keeper *keeper)
 	say("adds LD_PRELOAD=%s to its environment", keeper->preload);
 }
 
+/* Better known now than when it is wanted: a new QEMU can't take RAM over without one. */
+static void warn_of_upgrade(void)
+{
+	int uffd = ferry_uffd_open(0, FERRY_UFFD_KERNEL_FAULTS);
+
+	if (uffd >= 0)
+		close(uffd);
+	else
+		say("note: this VM can't be upgraded: no userfaultfd that catches the kernel's own "
+		    "accesses: %s: see 'pageferry probe'",
+		    strerror(-uffd));
+}
+
 static void describe(struct keeper *keeper, char **argv)
 {
 	struct state *state = &keeper->state;
@@ -204,6 +218,7 @@ static int prepare(struct keeper *keeper, const char *program, struct why *why)
 		return err;
 	tty_save(keeper);
 	say_added(keeper);
+	warn_of_upgrade();
 	err = qemu_start(keeper, path, 1, NULL, &keeper->now, why);
 	if (err)
 		return err;
@@ -241,10 +256,13 @@ int cmd_vm_run(int argc, char **argv)
 
 	if (argc < 4 || strcmp(argv[2], "--") != 0)
 		return say_usage("pageferry vm", "run needs a name, '--' and a QEMU command");
-	if (args_read(argv + 4, &keeper.args, &why) ||
-	    preload_find(preload, sizeof(preload), &why) || claim(&keeper.dir, argv[1], &why)) {
+	if (args_read(argv + 4, &keeper.args, &why)) {
 		say("%s", why.text);
-		return EXIT_FAILURE;
+		return EXIT_USAGE;
+	}
+	if (preload_find(preload, sizeof(preload), &why) || claim(&keeper.dir, argv[1], &why)) {
+		say("%s", why.text);
+		return state_name_valid(argv[1]) ? EXIT_FAILURE : EXIT_USAGE;
 	}
 	keeper.preload = preload;
 	describe(&keeper, argv + 4);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@
 
 struct options {
 	const char *name;
-	char qemu[PATH_MAX]; /* empty: as before */
+	const char *qemu; /* NULL: as before */
 	uint32_t ways;
 	int32_t cpu;
 	uint32_t timeout_ms;
@@ -62,7 +63,7 @@ static bool read_cpu(const char *word, int32_t *cpu)
 		*cpu = FERRY_CPU_FOLLOW;
 	else if (!strcmp(word, "any"))
 		*cpu = FERRY_CPU_ANY;
-	else if (read_number(word, 0, 65535, &number))
+	else if (read_number(word, 0, sysconf(_SC_NPROCESSORS_CONF) - 1, &number))
 		*cpu = (int32_t)number;
 	else
 		return false;
@@ -72,15 +73,12 @@ static bool read_cpu(const char *word, int32_t *cpu)
 /* Returns 0, or what the command is to exit with. */
 static int read_option(struct options *options, int letter)
 {
-	struct why why = {""};
 	long seconds;
 
 	switch (letter) {
 	case 'q':
-		if (!qemu_find(optarg, options->qemu, sizeof(options->qemu), &why))
-			return 0;
-		say("%s", why.text);
-		return EXIT_FAILURE;
+		options->qemu = optarg;
+		return 0;
 	case 'w':
 		return read_way(optarg, &options->ways)
 			       ? 0
@@ -89,7 +87,7 @@ static int read_option(struct options *options, int letter)
 	case 'c':
 		return read_cpu(optarg, &options->cpu)
 			       ? 0
-			       : say_usage("pageferry vm", "--cpu %s: not follow, any or a number",
+			       : say_usage("pageferry vm", "--cpu %s: not follow, any or the number of a CPU",
 					   optarg);
 	case 't':
 		if (!read_number(optarg, 1, 86400, &seconds))
@@ -124,12 +122,13 @@ static int read_options(int argc, char **argv, struct options *options)
 	return status;
 }
 
-static struct json_object *make_request(const struct options *options)
+/* @qemu: the path of the new one; empty: as before */
+static struct json_object *make_request(const struct options *options, const char *qemu)
 {
 	struct json_object *request = keeper_request("upgrade");
 
-	if (options->qemu[0])
-		json_object_object_add(request, "qemu", json_object_new_string(options->qemu));
+	if (qemu[0])
+		json_object_object_add(request, "qemu", json_object_new_string(qemu));
 	json_object_object_add(request, "ways", json_object_new_int64(options->ways));
 	json_object_object_add(request, "cpu", json_object_new_int(options->cpu));
 	json_object_object_add(request, "timeout_ms", json_object_new_int64(options->timeout_ms));
@@ -303,8 +302,13 @@ static struct json_object *upgrade(const struct options *options)
 	struct json_object *result;
 	struct state_dir dir;
 	struct why why = {""};
-	int fd, err = open_patiently(&dir, options->name, &why);
+	char qemu[PATH_MAX] = "";
+	int fd, err;
 
+	/* What is relative is so to this command's directory, which the keeper doesn't know. */
+	if (options->qemu && qemu_find(options->qemu, qemu, sizeof(qemu), &why))
+		return failure(why.text);
+	err = open_patiently(&dir, options->name, &why);
 	if (err)
 		return failure(err == -ENOENT ? "there is no VM of that name: see 'pageferry vm "
 						"list'"
@@ -317,7 +321,7 @@ static struct json_object *upgrade(const struct options *options)
 	if (fd < 0)
 		return failure("its keeper is gone, so it can't be upgraded: stop the VM and run "
 			       "it again");
-	err = keeper_ask(fd, make_request(options));
+	err = keeper_ask(fd, make_request(options, qemu));
 	result = err ? NULL : follow(fd);
 	close(fd);
 	return result ? result
@@ -338,6 +342,31 @@ static void say_failure(const char *name, struct json_object *result)
 	say("%s: %s%s", name, word(result, "error"), where);
 }
 
+static char interrupted_text[256];
+
+/* Whether it came before the commit only the keeper knows, and it has lost the one to tell. */
+static void interrupted(int number)
+{
+	ssize_t written = write(STDERR_FILENO, interrupted_text, strlen(interrupted_text));
+
+	(void)written;
+	signal(number, SIG_DFL);
+	raise(number);
+}
+
+static void explain_interrupts(const char *name)
+{
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+
+	snprintf(interrupted_text, sizeof(interrupted_text),
+		 "%spageferry: %s: interrupted: the VM goes on in the old QEMU, or, after the commit, "
+		 "in the new one: see 'pageferry vm status %s'\n",
+		 isatty(STDERR_FILENO) ? "\r\033[K" : "", name, name);
+	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
+		if (signal(ending[i], interrupted) == SIG_IGN)
+			signal(ending[i], SIG_IGN);
+}
+
 int cmd_vm_upgrade(int argc, char **argv)
 {
 	struct options options = {.cpu = FERRY_CPU_FOLLOW, .timeout_ms = FERRY_TIMEOUT_MS};
@@ -346,6 +375,9 @@ int cmd_vm_upgrade(int argc, char **argv)
 
 	if (status)
 		return status;
+	if (!state_name_valid(options.name))
+		return say_usage("pageferry vm", "%s: not the name of a VM", options.name);
+	explain_interrupts(options.name);
 	result = upgrade(&options);
 	status = strcmp(word(result, "result"), "upgraded") ? EXIT_FAILURE : EXIT_SUCCESS;
 	if (options.json)

@@ -15,7 +15,7 @@ usage_error()
 refused()
 {
 	run vm run vm -- qemu-system-x86_64 "${@:2}"
-	status_is 1 && failed_saying "$1" && [ ! -e "$state/vm" ]
+	status_is 2 && failed_saying "$1" && [ ! -e "$state/vm" ]
 }
 
 no_state_dir()
@@ -24,6 +24,18 @@ no_state_dir()
 		--clear-groups "$tmp/pageferry" vm list >"$tmp/out" 2>"$tmp/err"
 	status=$?
 	failed_saying "no place for the state of VMs: set XDG_RUNTIME_DIR or PAGEFERRY_STATE_DIR"
+}
+
+# A VM of somebody without rights; false: one who has a userfaultfd all the same.
+warned()
+{
+	cp "$B/libpageferry-preload.so" "$tmp/preload.so"
+	setpriv --reuid 65534 --regid 65534 --clear-groups "$tmp/pageferry" probe |
+		grep -q '^VM upgrade  *yes' && return 1
+	PAGEFERRY_STATE_DIR=$tmp/other PAGEFERRY_PRELOAD=$tmp/preload.so timeout 60 \
+		setpriv --reuid 65534 --regid 65534 --clear-groups \
+		"$tmp/pageferry" vm run vm -- /bin/true >"$tmp/out" 2>"$tmp/err"
+	true
 }
 
 run --version
@@ -83,7 +95,7 @@ ok "upgrade of two" usage_error "upgrade needs"
 run vm upgrade vm --way fast
 ok "upgrade --way fast" usage_error "--way fast: not auto, copy, stage or module"
 run vm upgrade vm --cpu -7
-ok "upgrade --cpu -7" usage_error "--cpu -7: not follow, any or a number"
+ok "upgrade --cpu -7" usage_error "--cpu -7: not follow, any or the number of a CPU"
 run vm upgrade vm --timeout 0
 ok "upgrade --timeout 0" usage_error "--timeout 0: not 1 to 86400"
 run vm upgrade vm --timeout 99999999999999999999
@@ -152,8 +164,10 @@ rm -r "$state"
 
 PAGEFERRY_STATE_DIR=/nonexistent/x run vm run vm -- qemu-system-x86_64
 ok "a state directory that can't be made" failed_saying "/nonexistent/x: "
-PAGEFERRY_STATE_DIR=$tmp/$(printf 'x%.0s' {1..90}) run vm run vm -- qemu-system-x86_64
+long=$tmp/$(printf 'x%.0s' {1..90})
+PAGEFERRY_STATE_DIR=$long run vm run vm -- qemu-system-x86_64
 ok "a state directory with too long a path" failed_saying ".*too long for the path of a socket"
+ok "nothing is made there" [ ! -e "$long/vm" ]
 mkdir "$tmp/open" && chmod 777 "$tmp/open"
 PAGEFERRY_STATE_DIR=$tmp/open run vm list
 ok "a state directory that others may write to" failed_saying ".*others may use it"
@@ -166,7 +180,14 @@ if [ "$(id -u)" -eq 0 ]; then
 	ok "a state directory of another user" failed_saying ".*belongs to user 65534"
 	chmod 755 "$tmp" && cp "$pageferry" "$tmp/"
 	ok "no place for state" no_state_dir
+	if warned; then
+		ok "who can't have a userfaultfd is told before the VM runs" grep -q \
+			"^pageferry: note: this VM can't be upgraded: .*see 'pageferry probe'" "$tmp/err"
+	else
+		skip "who can't have a userfaultfd is told before the VM runs" "everybody can have one"
+	fi
 else
+	skip "who can't have a userfaultfd is told before the VM runs" "needs root"
 	skip "a state directory of another user" "needs root"
 	skip "no place for state" "needs root"
 fi

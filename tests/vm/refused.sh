@@ -74,8 +74,8 @@ true=$(type -P true)
 none="ended with status 0 without ever mapping guest RAM: is it a QEMU[?]"
 early_refusals()
 {
-	ok "$1: a QEMU that isn't there" refused "/nonexistent: No such file" --qemu /nonexistent
-	ok "$1: a QEMU that is no program" refused "/etc/passwd: not a program" --qemu /etc/passwd
+	ok "$1: a QEMU that isn't there" refused "vm: /nonexistent: No such file" --qemu /nonexistent
+	ok "$1: a QEMU that is no program" refused "vm: /etc/passwd: not a program" --qemu /etc/passwd
 	ok "$1: another RAM size" refused_by_keeper ".*memory size does not match" \
 		--qemu "$tmp/other-ram"
 	ok "$1: it ends with an error" refused_by_keeper "the new QEMU ended with status 3: one; two" \
@@ -131,7 +131,7 @@ ok "--json: says so" eval \
 	'[ "$(json_field result <"$tmp/out")" = failed ] && grep -q "\"error\":.*one; two" "$tmp/out"'
 
 # A client that leaves.
-"$pageferry" vm upgrade vm --qemu "$tmp/hangs" >"$tmp/out" 2>"$tmp/err" &
+"$pageferry" vm upgrade vm --qemu "$tmp/hangs" >"$tmp/out" 2>"$tmp/left" &
 client=$!
 remember_phase()
 {
@@ -143,6 +143,7 @@ ok "a second upgrade meanwhile" failed_saying "vm: an upgrade is under way"
 kill -INT $client 2>/dev/null; kill $client
 wait_until 10 vm_runs vm
 ok "the client leaves: the upgrade is off" eval 'remember && was=$(echo "$was") && as_it_was'
+ok "it says what that means" grep -q "^pageferry: vm: interrupted: the VM goes on in the old" "$tmp/left"
 ok "it was said to the keeper" grep -q "the command that asked for it has ended" "$tmp/vm.log"
 
 # After all that the VM can still be upgraded.
