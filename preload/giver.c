@@ -134,12 +134,13 @@ static int drain(struct vm *vm, struct ferry_give *give)
  * The VM is the new QEMU's. This process ends here and now: its exit handlers would unlink sockets
  * that the new one has made under the same names.
  */
-static void leave(struct vm *vm, struct ferry_give *give)
+static void leave(struct vm *vm, struct ferry_give *give, int sock)
 {
 	struct ferry_report report = { .size = sizeof(report) };
 
 	ferry_give_report(give, &report);
 	control_phase(vm, FERRY_PHASE_COMMITTED, &report);
+	cut_visitors(sock);
 	int ret = drain(vm, give);
 	ferry_give_report(give, &report);
 	if (ret) {
@@ -186,7 +187,7 @@ static void hand_over(struct vm *vm, int sock, const struct control_msg *cmd)
 	if (!ret)
 		ret = until_commit(vm, give);
 	if (!ret)
-		leave(vm, give);
+		leave(vm, give, sock);
 	ferry_give_close(give, NULL);
 	carry_on(vm, ret, cmd->flags & CONTROL_GIVE_RUNNING);
 }

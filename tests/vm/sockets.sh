@@ -110,6 +110,51 @@ keeps_to_its_port()
 	wait_until 10 vm_runs one && shares one -eq 0 && shares two -eq 0
 }
 
+# listen_to SOCKET: a QMP client that stays, says "connected", and "cut off" when it is
+listen_to()
+{
+	perl -MIO::Socket::UNIX -e '
+		$| = 1;
+		$SIG{PIPE} = "IGNORE";
+		my $s = IO::Socket::UNIX->new(Peer => shift) or die "connect: $!";
+		print $s qq({"execute": "qmp_capabilities"}\n);
+		while (<$s>) { print "connected\n" if /"return"/ }
+		print $s qq({"execute": "cont"}\n) or print "not to be spoken to\n";
+		print "cut off\n"' "$1"
+}
+
+is_parked()
+{
+	grep -q '^State:[[:space:]]*T' "/proc/$1/status"
+}
+
+# The old QEMU has committed, given all its pages, and not ended yet: it is stopped there.
+cut_off_from_old()
+{
+	local old client listener port
+
+	port=$(free_port)
+	PAGEFERRY_PRELOAD=$parking PAGEFERRY_PARK=give.all start_vm cut \
+		-qmp "unix:$tmp/cut.sock,server=on,wait=off" \
+		-monitor "tcp:127.0.0.1:$port,server=on,wait=off" || return
+	old=$(field cut pid)
+	listen_to "$tmp/cut.sock" >"$tmp/heard" 2>&1 &
+	listener=$!
+	wait_until 10 grep -q connected "$tmp/heard" || return
+	"$pageferry" vm upgrade cut >"$tmp/out" 2>"$tmp/err" </dev/null &
+	client=$!
+	wait_until 20 is_parked "$old" && wait_until 10 grep -q "cut off" "$tmp/heard" || return
+	# Whoever comes now comes to the new one.
+	for _ in 1 2 3 4 5 6 7 8; do
+		monitor_answers "$port" || return
+	done
+	kill -CONT "$old"
+	wait "$client"
+	status=$?
+	wait "$listener"
+	status_is 0 && vm_is cut running
+}
+
 display=$((20000 + RANDOM % 1000))
 printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/hangs"
 chmod +x "$tmp/hangs"
@@ -143,6 +188,12 @@ if shared vm >/dev/null 2>&1; then
 else
 	skip "none of its ports is shared" "QEMU's sockets can't be looked at"
 	skip "a VM whose upgrade hangs shares its port with no other" "the same"
+fi
+if parking=$(realpath "$B/park/libpageferry-preload.so"); then
+	ok "after the commit nobody speaks to the old QEMU" cut_off_from_old
+	run vm stop cut
+else
+	skip "after the commit nobody speaks to the old QEMU" "no library with parking points"
 fi
 ok "the monitor's port is nobody else's" second_is_refused \
 	-monitor "tcp:127.0.0.1:$monitor,server=on,wait=off"
