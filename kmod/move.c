@@ -176,6 +176,25 @@ static void pf_count_pages(struct pf_op *op)
 	op->anon_pages = 0;
 }
 
+static bool pf_is_side_awaited(const struct pf_op *op, const struct pf_side *side)
+{
+	struct rw_semaphore *lock = &side->vma->vm_lock->lock;
+
+	if (op->mmap_locked)
+		lock = &side->mm->mmap_lock;
+	return rwsem_is_contended(lock) ||
+	       (side->ctx && rwsem_is_contended(&side->ctx->map_changing_lock));
+}
+
+/*
+ * Does somebody wait for one of our locks? He is most likely about to change the mapping, and has his
+ * process' mmap lock, which before long all of its threads wait for.
+ */
+static bool pf_is_awaited(const struct pf_op *op)
+{
+	return pf_is_side_awaited(op, &op->dst) || pf_is_side_awaited(op, &op->src);
+}
+
 /* 0 or -errno; locked. */
 static int pf_steps(struct pf_op *op)
 {
@@ -197,6 +216,9 @@ static int pf_steps(struct pf_op *op)
 		op->folio = NULL;
 		if (op->stop == PF_STOP_ERROR)
 			return op->error;
+		/* After the last one the locks are given up anyway. */
+		if (!op->left)
+			return 0;
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		if (need_resched() || pf_is_awaited(op))
@@ -223,7 +245,8 @@ int pf_move(struct pf_op *op)
 		pf_unlock(op);
 		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE))
 			pf_wake(op->dst.ctx, start, op->dst.addr - start);
-		cond_resched();
+		if (op->left)
+			cond_resched();
 	}
 	return err;
 }

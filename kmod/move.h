@@ -70,7 +70,6 @@ static inline bool pf_is_dropped(const struct pf_side *side)
 {
 	return test_bit(MMF_UNSTABLE, &side->mm->flags);
 }
-bool pf_is_awaited(const struct pf_op *op);
 
 /* move.c */
 int pf_move(struct pf_op *op);

@@ -190,22 +190,3 @@ void pf_unlock(struct pf_op *op)
 	pf_unlock_contexts(op);
 	pf_unlock_vmas(op);
 }
-
-static bool pf_is_side_awaited(const struct pf_op *op, const struct pf_side *side)
-{
-	struct rw_semaphore *lock = &side->vma->vm_lock->lock;
-
-	if (op->mmap_locked)
-		lock = &side->mm->mmap_lock;
-	return rwsem_is_contended(lock) ||
-	       (side->ctx && rwsem_is_contended(&side->ctx->map_changing_lock));
-}
-
-/*
- * Does somebody wait for one of our locks? He is most likely about to change the mapping, and has his
- * process' mmap lock, which before long all of its threads wait for.
- */
-bool pf_is_awaited(const struct pf_op *op)
-{
-	return pf_is_side_awaited(op, &op->dst) || pf_is_side_awaited(op, &op->src);
-}
