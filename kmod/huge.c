@@ -10,6 +10,7 @@
 #include "compat/compat.h"
 #include "move.h"
 #include "park.h"
+#include "tables.h"
 #include "trace.h"
 
 static bool pf_refuse_huge(struct pf_op *op, const char *why)

@@ -11,6 +11,7 @@
 #include "compat/compat.h"
 #include "move.h"
 #include "plan.h"
+#include "tables.h"
 #include "trace.h"
 
 /* ---- one step */
@@ -37,37 +38,53 @@ static unsigned int pf_step_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pm
 	return pf_stop(op, PF_STOP_RETRY);
 }
 
+/* How many entries at once: as many as there is room to remember. */
+static unsigned int pf_batch(const struct pf_op *op, const struct pf_step *step)
+{
+	return min_t(unsigned int, step->len / PAGE_SIZE, op->nwas);
+}
+
 static bool pf_is_huge(pmd_t pmd)
 {
 	return pmd_trans_huge(pmd) || is_pmd_migration_entry(pmd);
 }
 
-static unsigned int pf_do_step(struct pf_op *op, pmd_t **dst_pmd, pmd_t **src_pmd)
+/* There isn't a page table on both sides, or not yet. */
+static unsigned int pf_do_other_step(struct pf_op *op, const struct pf_step *step)
 {
-	struct pf_step step = pf_plan_step(op->dst.addr, op->src.addr, op->left);
-	unsigned int n = min_t(unsigned int, step.len / PAGE_SIZE, op->nwas);
-	pmd_t src = __pmd(0);
+	struct pf_side *dst = &op->dst, *src = &op->src;
+	pmd_t was = __pmd(0);
 
-	*src_pmd = pf_find_pmd(op->src.mm, op->src.addr);
-	if (*src_pmd)
-		src = pmdp_get_lockless(*src_pmd);
-	*dst_pmd = pf_alloc_pmd(op->dst.mm, op->dst.addr);
-	if (!*dst_pmd)
+	if (src->pmd)
+		was = pmdp_get_lockless(src->pmd);
+	if (!dst->pmd)
+		dst->pmd = pf_alloc_pmd(dst->mm, dst->addr);
+	if (!dst->pmd)
 		return pf_fail(op, -ENOMEM);
-	if (pf_is_huge(pmdp_get_lockless(*dst_pmd)))
+	if (pf_is_huge(pmdp_get_lockless(dst->pmd)))
 		return pf_fail(op, -EEXIST);
-	if (pmd_none(src) && pmd_none(pmdp_get_lockless(*dst_pmd)))
-		return pf_skip_hole(op, *dst_pmd, &step);
-	if (pf_is_huge(src))
-		return pf_step_huge(op, *dst_pmd, *src_pmd, &step);
-	if (pte_alloc(op->dst.mm, *dst_pmd))
+	if (pmd_none(was) && pmd_none(pmdp_get_lockless(dst->pmd)))
+		return pf_skip_hole(op, dst->pmd, step);
+	if (pf_is_huge(was))
+		return pf_step_huge(op, dst->pmd, src->pmd, step);
+	if (pte_alloc(dst->mm, dst->pmd))
 		return pf_fail(op, -ENOMEM);
 	/* So that it need not be asked for at each page; it is empty, and its holes are holes. */
-	if (!*src_pmd)
-		*src_pmd = pf_alloc_pmd(op->src.mm, op->src.addr);
-	if (!*src_pmd || (pmd_none(src) && pte_alloc(op->src.mm, *src_pmd)))
+	if (!src->pmd)
+		src->pmd = pf_alloc_pmd(src->mm, src->addr);
+	if (!src->pmd || (pmd_none(was) && pte_alloc(src->mm, src->pmd)))
 		return pf_fail(op, -ENOMEM);
-	return pf_move_ptes(op, *dst_pmd, *src_pmd, n);
+	return pf_move_ptes(op, dst->pmd, src->pmd, pf_batch(op, step));
+}
+
+static unsigned int pf_do_step(struct pf_op *op)
+{
+	struct pf_step step = pf_plan_step(op->dst.addr, op->src.addr, op->left);
+
+	pf_find_pmds(op);
+	if (likely(op->dst.pmd && op->src.pmd && pf_has_table(op->dst.pmd) && pf_has_table(op->src.pmd)))
+		return pf_move_ptes(op, op->dst.pmd, op->src.pmd, pf_batch(op, &step));
+	return pf_do_other_step(op, &step);
 }
 
 /* ---- what a step had to leave */
@@ -198,18 +215,17 @@ static bool pf_is_awaited(const struct pf_op *op)
 /* 0 or -errno; locked. */
 static int pf_steps(struct pf_op *op)
 {
-	pmd_t *dst_pmd, *src_pmd;
 	unsigned int done;
 
 	while (op->left) {
 		op->stop = PF_STOP_NONE;
 		op->promised = 0;
-		done = pf_do_step(op, &dst_pmd, &src_pmd);
+		done = pf_do_step(op);
 		/* What stopped a batch behind its first pages is met again at the next step's first page. */
 		if (done)
 			op->stop = PF_STOP_NONE;
 		else
-			done = pf_overcome(op, dst_pmd, src_pmd);
+			done = pf_overcome(op, op->dst.pmd, op->src.pmd);
 		pf_advance(op, done);
 		if (op->folio)
 			folio_put(op->folio);

@@ -23,6 +23,7 @@ struct pf_side {
 	struct mm_struct *mm;
 	struct vm_area_struct *vma; /* while locked */
 	unsigned long addr;	    /* of the next page */
+	pmd_t *pmd;		    /* for it, in a step; NULL: there is no table for that either */
 };
 
 /* Why a step could not go on: what has to be done without any spinlock before it is tried again. */
@@ -107,21 +108,6 @@ static inline int pf_stop_at(struct pf_op *op, enum pf_stop stop, struct folio *
 unsigned int pf_move_ptes(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsigned int n);
 unsigned int pf_move_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
 unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
-
-/* tables.c */
-pmd_t *pf_find_pmd(struct mm_struct *mm, unsigned long addr);
-pmd_t *pf_alloc_pmd(struct mm_struct *mm, unsigned long addr);
-void pf_lock_tables(spinlock_t *a, spinlock_t *b);
-void pf_unlock_tables(spinlock_t *a, spinlock_t *b);
-
-/* The page tables of both sides, mapped and locked. */
-struct pf_tables {
-	pmd_t *dst_pmd, *src_pmd;
-	pte_t *dst, *src;
-	spinlock_t *dst_ptl, *src_ptl;
-};
-bool pf_map_both(struct pf_op *op, struct pf_tables *t, pmd_t *dst_pmd, pmd_t *src_pmd);
-void pf_unmap_both(struct pf_tables *t);
 
 /*
  * Is there any reference besides the mapping's own and the swap cache's? A pin, a page that was vmspliced

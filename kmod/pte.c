@@ -19,6 +19,7 @@
 #include "compat/compat.h"
 #include "move.h"
 #include "park.h"
+#include "tables.h"
 #include "trace.h"
 
 static bool pf_refuse(struct pf_op *op, int error, const char *why)

@@ -11,6 +11,7 @@
 
 #include "compat/compat.h"
 #include "move.h"
+#include "tables.h"
 #include "trace.h"
 
 struct pf_swapped {

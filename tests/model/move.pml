@@ -9,7 +9,7 @@
  *	lock_mmaps()		pf_lock_vmas() or pf_lock_mmaps() of side.c: both mappings are locked for
  *				reading. A VMA's lock keeps the same writers out as the mmap lock.
  *	alloc_table()		pf_do_step() of move.c: there is a table to move to
- *	lock_tables()		pf_map_both() and pf_lock_tables() of tables.c: both tables are found, then
+ *	lock_tables()		pf_map_both() and pf_lock_tables() of tables.h: both tables are found, then
  *				locked, then compared with what the PMDs have now
  *	MAY_LEAVE, IN_USE	pf_check() of pte.c: empty there, and exclusive and not in use here
  *	pte[] = NONE, flush()	pf_clear()
@@ -247,7 +247,7 @@ proctype mover(byte d, s)
 	fi;
 	alloc_table(d);
 
-	/* __pte_offset_map() begins an RCU reader: what is found isn't freed ... */
+	/* pf_map_both() begins an RCU reader: what is found isn't freed ... */
 #ifndef WITHOUT_RCU
 	in_rcu++;
 #endif
