@@ -120,9 +120,12 @@ unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
  */
 static inline bool pf_is_in_use(const struct folio *folio)
 {
-	int cache = folio_test_swapcache(folio) ? folio_nr_pages(folio) : 0;
+	int refs = folio_ref_count(folio);
 
-	return folio_ref_count(folio) != 1 + cache;
+	/* The mapping's alone, as mostly. */
+	if (likely(refs == 1))
+		return false;
+	return !folio_test_swapcache(folio) || refs != 1 + folio_nr_pages(folio);
 }
 
 /*

@@ -4,8 +4,8 @@
  *
  * What makes a single page's move expensive is what many can share: the notifier call, the lock of the
  * anon_vma, the table locks, and above all the TLB flush with its interrupts. So a batch is gone through
- * four times with both tables locked: each entry is checked and its folio locked, all are cleared and
- * flushed once, the references are looked at again, and the entries are set at the other side.
+ * three times with both tables locked: each entry is checked and its folio locked, all are cleared and
+ * flushed once, and for each the references are looked at again and the entry is set at the other side.
  * Whatever doesn't fit ends the batch before it.
  */
 #include <linux/ksm.h>
@@ -89,8 +89,10 @@ static bool pf_check(struct pf_op *op, pte_t dst, pte_t src)
 static unsigned int pf_check_all(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++) {
-		op->was[i] = ptep_get(t->src + i);
-		if (!pf_check(op, ptep_get(t->dst + i), op->was[i]))
+		pte_t src = ptep_get(t->src + i);
+
+		op->was[i] = src;
+		if (!pf_check(op, ptep_get(t->dst + i), src))
 			return i;
 	}
 	return n;
@@ -118,83 +120,85 @@ static void pf_clear(struct pf_op *op, const struct pf_tables *t, unsigned int n
 
 /* ---- look again */
 
-/*
- * The entries are cleared and flushed: who has a reference now keeps it, and the page stays. So do
- * the ones behind it, since progress is told as a length.
- */
-static unsigned int pf_recheck(struct pf_op *op, unsigned int n)
+/* The entry is cleared and flushed: who has a reference now keeps it, and the page stays. */
+static bool pf_recheck(struct pf_op *op, struct folio *folio)
 {
-	for (unsigned int i = 0; i < n; i++) {
-		struct folio *folio;
-
-		if (!pf_has_folio(op->was[i]))
-			continue;
-		folio = pf_folio(op->was[i]);
-		if (unlikely(pf_is_in_use(folio)) && !pf_skips_recheck()) {
-			pf_stop(op, PF_STOP_IN_USE);
-			return i;
-		}
-		if (!pf_memcg_differs(op, folio))
-			continue;
-		if (!pf_memcg_isolate(folio)) {
-			pf_stop(op, PF_STOP_IN_USE);
-			return i;
-		}
-		pf_memcg_take(op, folio);
-	}
-	return n;
+	if (unlikely(pf_is_in_use(folio)) && !pf_skips_recheck())
+		return pf_stop(op, PF_STOP_IN_USE);
+	if (likely(!pf_memcg_differs(op, folio)))
+		return true;
+	if (!pf_memcg_isolate(folio))
+		return pf_stop(op, PF_STOP_IN_USE);
+	pf_memcg_take(op, folio);
+	return true;
 }
 
 /* Nobody may have set the entry in between: the table is locked. */
 static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned int first,
 			unsigned int n)
 {
-	for (unsigned int i = first; i < n; i++)
+	for (unsigned int i = first; i < n; i++) {
 		if (!pte_none(op->was[i]))
 			set_pte_at(op->src.mm, op->src.addr + i * PAGE_SIZE, t->src + i, op->was[i]);
+		if (pf_has_folio(op->was[i]))
+			folio_unlock(pf_folio(op->was[i]));
+	}
 	pf_count_put_back(n - first);
 }
 
 /* ---- set at the other side */
 
 /*
- * Without its frame: writable, as the source was made exclusive for; soft-dirty always, so that whoever
- * tracks changes at the destination sees it.
+ * Without its frame: writable, as the source was made exclusive for, and no shadow stack; soft-dirty
+ * always, so that whoever tracks changes at the destination sees it.
  */
-static pte_t pf_moved_pte(struct vm_area_struct *vma)
+static pte_t pf_moved_pte(const struct vm_area_struct *vma)
 {
-	return pte_mkwrite(pte_mksoft_dirty(pfn_pte(0, vma->vm_page_prot)), vma);
+	return pte_mkwrite_novma(pte_mksoft_dirty(__pte(pgprot_val(vma->vm_page_prot))));
 }
 
-static void pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
+static void pf_install_zero(struct pf_op *op, unsigned long addr, pte_t *ptep)
 {
-	struct vm_area_struct *vma = op->dst.vma;
-	pte_t moved = pf_moved_pte(vma);
-	pgprot_t clean = pte_pgprot(moved), dirty = pte_pgprot(pte_mkdirty(moved));
-	pgoff_t index = linear_page_index(vma, op->dst.addr);
-	unsigned long addr = op->dst.addr;
+	pte_t pte = pfn_pte(my_zero_pfn(addr), op->dst.vma->vm_page_prot);
 
-	for (unsigned int i = 0; i < n; i++, addr += PAGE_SIZE) {
-		pte_t was = op->was[i], pte;
+	set_pte_at(op->dst.mm, addr, ptep, pte_mkspecial(pte));
+}
+
+/*
+ * Looks at each again and sets it at the other side; how many from the first on. Those behind one that
+ * has to stay do so, too, since progress is told as a length.
+ */
+static unsigned int pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
+{
+	const pte_t moved = pf_moved_pte(op->dst.vma);
+	const unsigned long clean = pte_val(moved), dirty = pte_val(pte_mkdirty(moved));
+	pgoff_t index = linear_page_index(op->dst.vma, op->dst.addr);
+	unsigned long addr = op->dst.addr;
+	unsigned int i;
+
+	for (i = 0; i < n; i++, addr += PAGE_SIZE) {
+		pte_t was = op->was[i];
+		struct folio *folio;
+		unsigned long pfn;
 
 		if (pte_none(was))
 			continue;
 		if (pte_special(was)) {
-			pte = pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
-		} else {
-			pf_set_rmap(pf_folio(was), vma, index + i);
-			pte = pfn_pte(pte_pfn(was), pte_dirty(was) ? dirty : clean);
-			op->anon_pages++;
+			pf_install_zero(op, addr, t->dst + i);
+			continue;
 		}
-		set_pte_at(op->dst.mm, addr, t->dst + i, pte);
+		pfn = pte_pfn(was);
+		folio = (struct folio *)pfn_to_page(pfn);
+		if (!pf_recheck(op, folio))
+			break;
+		pf_set_rmap(folio, op->dst.vma, index + i);
+		/* As pfn_pte(), whose rules for entries that aren't present don't apply to a mapping's. */
+		set_pte_at(op->dst.mm, addr, t->dst + i,
+			   __pte(pfn << PAGE_SHIFT | (pte_dirty(was) ? dirty : clean)));
+		op->anon_pages++;
+		folio_unlock(folio);
 	}
-}
-
-static void pf_unlock_folios(struct pf_op *op, unsigned int n)
-{
-	for (unsigned int i = 0; i < n; i++)
-		if (pf_has_folio(op->was[i]))
-			folio_unlock(pf_folio(op->was[i]));
+	return i;
 }
 
 /* ---- the whole of it */
@@ -206,10 +210,9 @@ static unsigned int pf_move_locked(struct pf_op *op, const struct pf_tables *t, 
 	pf_park_before_clear();
 	pf_clear(op, t, locked);
 	pf_park_after_clear();
-	done = pf_recheck(op, locked);
-	pf_put_back(op, t, done, locked);
-	pf_install(op, t, done);
-	pf_unlock_folios(op, locked);
+	done = pf_install(op, t, locked);
+	if (unlikely(done < locked))
+		pf_put_back(op, t, done, locked);
 	return done;
 }
 
@@ -223,7 +226,7 @@ static unsigned int pf_move_tables(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_
 				   unsigned int n)
 {
 	struct anon_vma *anon_vma = READ_ONCE(op->src.vma->anon_vma);
-	struct pf_tables t;
+	struct pf_tables t __uninitialized;
 	unsigned int done = 0;
 
 	if (anon_vma)
