@@ -46,8 +46,8 @@ static pmd_t pf_moved_pmd(struct vm_area_struct *vma, struct folio *folio)
 {
 	pmd_t pmd = pmd_mkhuge(mk_pmd(&folio->page, vma->vm_page_prot));
 
-	/* Dirty as after mremap. */
-	return pmd_mksoft_dirty(pmd_mkwrite(pmd_mkdirty(pmd), vma));
+	/* Writable, and no shadow stack; dirty as after mremap. */
+	return pmd_mksoft_dirty(pmd_mkdirty(pmd_mkwrite_novma(pmd)));
 }
 
 /* The table in reserve, for a later split, goes along. */
@@ -86,14 +86,15 @@ static bool pf_move_locked(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, str
 
 static bool pf_move_pmd(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 {
+	pmd_t src = pmdp_get_lockless(src_pmd);
 	struct folio *folio;
 	bool moved;
 
-	if (is_pmd_migration_entry(*src_pmd))
+	if (is_pmd_migration_entry(src))
 		return pf_stop(op, PF_STOP_MIGRATES);
-	if (!pmd_none(*dst_pmd) || !pmd_trans_huge(*src_pmd) || is_huge_zero_pmd(*src_pmd))
+	if (!pmd_none(pmdp_get_lockless(dst_pmd)) || !pmd_trans_huge(src) || is_huge_zero_pmd(src))
 		return pf_stop(op, PF_STOP_RETRY);
-	folio = pmd_folio(*src_pmd);
+	folio = pmd_folio(src);
 	if (!pf_lock_huge(op, folio))
 		return false;
 	moved = pf_move_locked(op, dst_pmd, src_pmd, folio);
@@ -106,22 +107,19 @@ unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 	spinlock_t *dst_ptl = pmd_lockptr(op->dst.mm, dst_pmd);
 	spinlock_t *src_ptl = pmd_lockptr(op->src.mm, src_pmd);
 	struct anon_vma *anon_vma = op->src.vma->anon_vma;
-	struct mmu_notifier_range range;
-	bool moved;
+	struct mmu_notifier_range range __uninitialized;
+	bool moved, told;
 
 	if (!anon_vma)
 		return pf_stop(op, PF_STOP_RETRY);
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
-				op->src.addr + HPAGE_PMD_SIZE);
-	if (!pf_skips_notifier())
-		mmu_notifier_invalidate_range_start(&range);
+	told = pf_tell_start(op, &range, HPAGE_PMD_SIZE);
 	/* split_huge_page() and folio_referenced() walk it without the folio's lock. */
 	anon_vma_lock_write(anon_vma);
 	pf_lock_tables(dst_ptl, src_ptl);
 	moved = pf_move_pmd(op, dst_pmd, src_pmd);
 	pf_unlock_tables(dst_ptl, src_ptl);
 	anon_vma_unlock_write(anon_vma);
-	if (!pf_skips_notifier())
+	if (told)
 		mmu_notifier_invalidate_range_end(&range);
 	return moved ? HPAGE_PMD_NR : 0;
 }

@@ -9,12 +9,15 @@
 
 #include <linux/file.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/rmap.h>
 #include <linux/sched/coredump.h>
 #include <linux/pageferry.h>
 #include <linux/swap.h>
 
 struct userfaultfd_ctx;
+
+#include "park.h"
 
 /* One of the two address spaces. */
 struct pf_side {
@@ -137,6 +140,21 @@ static inline void pf_set_rmap(struct folio *folio, struct vm_area_struct *vma, 
 	VM_WARN_ON_ONCE(!folio_test_locked(folio));
 	WRITE_ONCE(folio->mapping, (void *)vma->anon_vma + PAGE_MAPPING_ANON);
 	folio->index = index;
+}
+
+/*
+ * Those who use the source's pages by other tables than its own, as KVM does, let go of them until
+ * mmu_notifier_invalidate_range_end(). Mostly there is nobody, and none can come meanwhile: to become one he
+ * takes all locks of the mm, of which we have one.
+ */
+static inline bool pf_tell_start(struct pf_op *op, struct mmu_notifier_range *range, unsigned long len)
+{
+	if (likely(!mm_has_notifiers(op->src.mm)) || pf_skips_notifier())
+		return false;
+	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
+				op->src.addr + len);
+	mmu_notifier_invalidate_range_start(range);
+	return true;
 }
 
 /* memcg.c */

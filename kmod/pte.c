@@ -247,15 +247,11 @@ static unsigned int pf_move_tables(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_
 
 unsigned int pf_move_ptes(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsigned int n)
 {
-	struct mmu_notifier_range range;
-	unsigned int done;
+	struct mmu_notifier_range range __uninitialized;
+	bool told = pf_tell_start(op, &range, n * PAGE_SIZE);
+	unsigned int done = pf_move_tables(op, dst_pmd, src_pmd, n);
 
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, op->src.mm, op->src.addr,
-				op->src.addr + n * PAGE_SIZE);
-	if (!pf_skips_notifier())
-		mmu_notifier_invalidate_range_start(&range);
-	done = pf_move_tables(op, dst_pmd, src_pmd, n);
-	if (!pf_skips_notifier())
+	if (told)
 		mmu_notifier_invalidate_range_end(&range);
 	return done;
 }
