@@ -18,6 +18,7 @@
 union pf_request {
 	struct pageferry_info info;
 	struct pageferry_move move;
+	u64 words[sizeof(struct pageferry_move) / sizeof(u64)];
 };
 
 static int pf_ioctl_info(union pf_request *req, void __user *arg)
@@ -56,10 +57,11 @@ static int pf_get_room(struct pf_op *op, pte_t *few)
 	return op->was ? 0 : -ENOMEM;
 }
 
-static int pf_run_move(struct pageferry_move *m)
+static __always_inline int pf_run_move(struct pageferry_move *m)
 {
 	struct pf_op op = { .left = m->len, .mode = m->mode };
-	pte_t few[PF_FEW];
+	/* Each is written before it is read. */
+	pte_t few[PF_FEW] __uninitialized;
 	int err = pf_get_sides(&op, m);
 
 	if (!err)
@@ -97,7 +99,10 @@ struct pf_ioctl {
 };
 
 #define PF_IOCTL(cmd, type, last, fn) \
-	[_IOC_NR(cmd)] = { sizeof(struct type), offsetofend(struct type, last), fn }
+	[_IOC_NR(cmd)] = { sizeof(struct type) + PF_IN_WORDS(struct type, last), \
+			   offsetofend(struct type, last), fn }
+/* 0; what can't be copied word by word doesn't compile. */
+#define PF_IN_WORDS(type, last) BUILD_BUG_ON_ZERO(offsetofend(type, last) % sizeof(u64))
 
 static const struct pf_ioctl pf_ioctls[] = {
 	PF_IOCTL(PAGEFERRY_IOC_INFO, pageferry_info, features, pf_ioctl_info),
@@ -117,14 +122,45 @@ static int pf_check_tail(const struct pf_ioctl *ioctl, void __user *arg, size_t 
 	return zero < 0 ? zero : zero ? 0 : -E2BIG;
 }
 
+/* What newer versions have added; zero where the caller has it not. */
+static int pf_copy_rest(const struct pf_ioctl *ioctl, union pf_request *req, void __user *arg, size_t size)
+{
+	size_t known = ioctl->min_size;
+
+	if (likely(ioctl->size == known))
+		return 0;
+	memset((char *)req + known, 0, ioctl->size - known);
+	if (size > known &&
+	    copy_from_user((char *)req + known, arg + known, min(size, ioctl->size) - known))
+		return -EFAULT;
+	return 0;
+}
+
+/*
+ * Word by word, since all are made of a few of them: copy_from_user() with a size that the compiler doesn't
+ * know takes three times as long, and most of that to check the size.
+ */
+static int pf_copy_in(union pf_request *req, const u64 __user *from, size_t size)
+{
+	if (!user_read_access_begin(from, size))
+		return -EFAULT;
+	for (size_t i = 0; i < size / sizeof(*from); i++)
+		unsafe_get_user(req->words[i], from + i, fault);
+	user_read_access_end();
+	return 0;
+fault:
+	user_read_access_end();
+	return -EFAULT;
+}
+
 /* The size is the first member of each. It is looked at once: another thread may be changing it. */
 static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
 {
-	union pf_request req = {};
+	union pf_request req __uninitialized;
 	size_t size;
 	int err;
 
-	if (copy_from_user(&req, arg, ioctl->min_size))
+	if (pf_copy_in(&req, arg, ioctl->min_size))
 		return -EFAULT;
 	size = req.info.size;
 	if (size < ioctl->min_size)
@@ -132,20 +168,20 @@ static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
 	err = pf_check_tail(ioctl, arg, size);
 	if (err)
 		return err;
-	if (size > ioctl->min_size && ioctl->size > ioctl->min_size &&
-	    copy_from_user((char *)&req + ioctl->min_size, arg + ioctl->min_size,
-			   min(size, ioctl->size) - ioctl->min_size))
-		return -EFAULT;
+	err = pf_copy_rest(ioctl, &req, arg, size);
+	if (err)
+		return err;
 	return ioctl->run(&req, arg);
 }
 
 long pf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
+	/* All have the first one's type, size and direction, and count up from it. */
+	unsigned int nr = cmd - PAGEFERRY_IOC_INFO;
 	int err = -ENOTTY;
 
-	if (_IOC_TYPE(cmd) == _IOC_TYPE(PAGEFERRY_IOC_INFO) && !_IOC_SIZE(cmd) &&
-	    _IOC_DIR(cmd) == _IOC_NONE && _IOC_NR(cmd) < ARRAY_SIZE(pf_ioctls))
-		err = pf_run(&pf_ioctls[_IOC_NR(cmd)], (void __user *)arg);
+	if (nr < ARRAY_SIZE(pf_ioctls))
+		err = pf_run(&pf_ioctls[nr], (void __user *)arg);
 	pf_count(err);
 	return err;
 }
