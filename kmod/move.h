@@ -12,6 +12,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/rmap.h>
 #include <linux/sched/coredump.h>
+#include <linux/sched/mm.h>
 #include <linux/pageferry.h>
 #include <linux/swap.h>
 
@@ -64,8 +65,22 @@ struct pf_op {
 };
 
 /* side.c */
-int pf_side_get(struct pf_side *side, int uffd, unsigned long addr);
-void pf_side_put(struct pf_side *side);
+int pf_side_open(struct pf_side *side, int uffd);
+/* The caller's own memory is his as long as he is in this call: it needs no reference. */
+static inline int pf_side_get(struct pf_side *side, int uffd, unsigned long addr)
+{
+	side->addr = addr;
+	if (uffd != PAGEFERRY_SELF)
+		return pf_side_open(side, uffd);
+	side->mm = current->mm;
+	return 0;
+}
+static inline void pf_side_put(struct pf_side *side)
+{
+	if (side->ctx && side->mm)
+		mmput(side->mm);
+	fdput(side->file);
+}
 /* Lock both mappings and check that the rest may move between them. 0 or -errno. */
 int pf_lock(struct pf_op *op);
 void pf_unlock(struct pf_op *op);

@@ -9,14 +9,8 @@
 #include "compat/compat.h"
 #include "move.h"
 
-int pf_side_get(struct pf_side *side, int uffd, unsigned long addr)
+int pf_side_open(struct pf_side *side, int uffd)
 {
-	side->addr = addr;
-	if (uffd == PAGEFERRY_SELF) {
-		side->mm = current->mm;
-		mmget(side->mm);
-		return 0;
-	}
 	side->file = fdget(uffd);
 	if (fd_empty(side->file) || fd_file(side->file)->f_op != &userfaultfd_fops)
 		return -EBADF;
@@ -28,19 +22,12 @@ int pf_side_get(struct pf_side *side, int uffd, unsigned long addr)
 	return 0;
 }
 
-void pf_side_put(struct pf_side *side)
-{
-	if (side->mm)
-		mmput(side->mm);
-	fdput(side->file);
-}
-
 /* ---- what may move */
 
 #define PF_VM_NEVER (VM_SHARED | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_MIXEDMAP | VM_SHADOW_STACK)
 #define PF_VM_EQUAL (VM_ACCESS_FLAGS | VM_LOCKED)
 
-static int pf_check_side(const struct pf_side *side, unsigned long len)
+static __always_inline int pf_check_side(const struct pf_side *side, unsigned long len)
 {
 	const struct vm_area_struct *vma = side->vma;
 
@@ -120,15 +107,18 @@ static int pf_find_vmas(struct pf_op *op)
 	return anon_vma_prepare(op->dst.vma) ? -ENOMEM : 0;
 }
 
-static void pf_unlock_vmas(struct pf_op *op)
+/* As vma_end_read() does for each, but once for both: RCU keeps the locks there until they are given up. */
+static inline void pf_unlock_vmas(struct pf_op *op)
 {
 	if (op->mmap_locked) {
 		mmap_read_unlock(op->src.mm);
 		mmap_read_unlock(op->dst.mm);
 		op->mmap_locked = false;
 	} else {
-		vma_end_read(op->src.vma);
-		vma_end_read(op->dst.vma);
+		rcu_read_lock();
+		up_read(&op->src.vma->vm_lock->lock);
+		up_read(&op->dst.vma->vm_lock->lock);
+		rcu_read_unlock();
 	}
 }
 
