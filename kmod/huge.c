@@ -112,6 +112,9 @@ unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 
 	if (!anon_vma)
 		return pf_stop(op, PF_STOP_RETRY);
+	rcu_read_lock();
+	pf_memcg_begin(op);
+	rcu_read_unlock();
 	told = pf_tell_start(op, &range, HPAGE_PMD_SIZE);
 	/* split_huge_page() and folio_referenced() walk it without the folio's lock. */
 	anon_vma_lock_write(anon_vma);

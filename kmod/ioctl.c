@@ -67,7 +67,6 @@ static __always_inline int pf_run_move(struct pageferry_move *m)
 	if (!err)
 		err = pf_get_room(&op, few);
 	if (!err) {
-		pf_memcg_begin(&op);
 		err = pf_move(&op);
 		pf_memcg_end(&op);
 	}

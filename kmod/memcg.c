@@ -14,21 +14,6 @@
 
 #ifdef CONFIG_MEMCG
 
-/*
- * To compare with, no more: no reference is needed for that, since whatever a page is charged to is there.
- * It is had for what is really charged.
- */
-void pf_memcg_begin(struct pf_op *op)
-{
-	if (mem_cgroup_disabled())
-		return;
-	rcu_read_lock();
-	op->memcg = mem_cgroup_from_task(rcu_dereference(op->dst.mm->owner));
-	rcu_read_unlock();
-	if (!op->memcg)
-		op->memcg = root_mem_cgroup;
-}
-
 bool pf_memcg_ready(struct pf_op *op, struct folio *folio)
 {
 	unsigned int nr = folio_nr_pages(folio);
@@ -70,11 +55,8 @@ int pf_memcg_charge(struct pf_op *op)
 	return pf_try_charge(op, op->wanted);
 }
 
-/* What was charged and not needed, and the reference. */
-void pf_memcg_end(struct pf_op *op)
+void pf_memcg_release(struct pf_op *op)
 {
-	if (!op->charging)
-		return;
 	if (op->charged)
 		mem_cgroup_cancel_charge(op->charging, op->charged);
 	mem_cgroup_put(op->charging);
@@ -211,10 +193,6 @@ int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
 
 #else
 
-void pf_memcg_begin(struct pf_op *op)
-{
-}
-
 bool pf_memcg_ready(struct pf_op *op, struct folio *folio)
 {
 	return true;
@@ -239,7 +217,7 @@ int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry)
 	return 0;
 }
 
-void pf_memcg_end(struct pf_op *op)
+void pf_memcg_release(struct pf_op *op)
 {
 }
 

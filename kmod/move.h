@@ -8,6 +8,7 @@
 #define PAGEFERRY_MOVE_H
 
 #include <linux/file.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rmap.h>
@@ -51,7 +52,7 @@ struct pf_op {
 	u32 mode;
 	bool mmap_locked; /* both mmap locks are held, instead of both VMA locks */
 	bool drained;	  /* per-CPU batches were drained for this call already */
-	struct mem_cgroup *memcg;   /* the receiver's */
+	struct mem_cgroup *memcg;   /* the receiver's, as soon as there is a page to compare with */
 	struct mem_cgroup *charging; /* the same with a reference, once it is charged */
 	unsigned int charged;	    /* pages that are charged to it beforehand */
 	unsigned int promised;	    /* of those, for folios of this batch that are locked already */
@@ -181,14 +182,33 @@ static inline bool pf_memcg_differs(const struct pf_op *op, const struct folio *
 	return false;
 #endif
 }
-void pf_memcg_begin(struct pf_op *op);
+/*
+ * To compare with, no more: no reference is needed for that, since whatever a page is charged to is there.
+ * It is had for what is really charged. Before the first page is looked at, under RCU; then it stays.
+ */
+static inline void pf_memcg_begin(struct pf_op *op)
+{
+#ifdef CONFIG_MEMCG
+	if (op->memcg || mem_cgroup_disabled())
+		return;
+	op->memcg = mem_cgroup_from_task(rcu_dereference(op->dst.mm->owner));
+	if (!op->memcg)
+		op->memcg = root_mem_cgroup;
+#endif
+}
 /* Can it be taken, with what is charged? Else op->stop says what to do. The folio is locked. */
 bool pf_memcg_ready(struct pf_op *op, struct folio *folio);
 int pf_memcg_charge(struct pf_op *op);
 bool pf_memcg_isolate(struct folio *folio);
 void pf_memcg_take(struct pf_op *op, struct folio *folio);
 int pf_memcg_take_swap(struct pf_op *op, swp_entry_t entry);
-void pf_memcg_end(struct pf_op *op);
+/* What was charged and not needed, and the reference. */
+void pf_memcg_release(struct pf_op *op);
+static inline void pf_memcg_end(struct pf_op *op)
+{
+	if (op->charging)
+		pf_memcg_release(op);
+}
 
 /* wake.c */
 void pf_wake(struct userfaultfd_ctx *ctx, unsigned long start, unsigned long len);

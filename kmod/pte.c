@@ -205,8 +205,11 @@ static unsigned int pf_install(struct pf_op *op, const struct pf_tables *t, unsi
 
 static unsigned int pf_move_locked(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
-	unsigned int locked = pf_check_all(op, t, n), done;
+	unsigned int locked, done;
 
+	/* As long as the tables are mapped this is an RCU reader. */
+	pf_memcg_begin(op);
+	locked = pf_check_all(op, t, n);
 	pf_park_before_clear();
 	pf_clear(op, t, locked);
 	pf_park_after_clear();
