@@ -16,8 +16,7 @@
 #include <linux/sched/mm.h>
 #include <linux/pageferry.h>
 #include <linux/swap.h>
-
-struct userfaultfd_ctx;
+#include <linux/userfaultfd_k.h>
 
 #include "park.h"
 
@@ -211,7 +210,28 @@ static inline void pf_memcg_end(struct pf_op *op)
 }
 
 /* wake.c */
-void pf_wake(struct userfaultfd_ctx *ctx, unsigned long start, unsigned long len);
+static inline bool pf_somebody_waits(struct userfaultfd_ctx *ctx)
+{
+	bool waits;
+	unsigned int seq;
+
+	/* A message that is being read is on neither queue for a moment. */
+	do {
+		seq = read_seqcount_begin(&ctx->refile_seq);
+		waits = waitqueue_active(&ctx->fault_pending_wqh) ||
+			waitqueue_active(&ctx->fault_wqh);
+	} while (read_seqcount_retry(&ctx->refile_seq, seq));
+	return waits;
+}
+
+void pf_wake_all(struct userfaultfd_ctx *ctx, unsigned long start, unsigned long len);
+static inline void pf_wake(struct userfaultfd_ctx *ctx, unsigned long start, unsigned long len)
+{
+	/* The page must be visible before we look for waiters; they queue before they look for it. */
+	smp_mb();
+	if (pf_somebody_waits(ctx))
+		pf_wake_all(ctx, start, len);
+}
 
 /* count.c */
 void pf_count(int error);
