@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What can be said of a move without looking at any memory: is the request well formed, and into which
- * steps does it fall? No kernel header but types is needed, so it builds in user space too, for its tests.
+ * steps does it fall? No kernel header but types and errno is needed, so it builds in user space too, for its
+ * tests. Inline, as it is done in each call.
  */
 #ifndef PAGEFERRY_PLAN_H
 #define PAGEFERRY_PLAN_H
 
 #ifdef __KERNEL__
+#include <linux/errno.h>
 #include <linux/types.h>
 #else
+#include <errno.h>
 #include <stdbool.h>
 #endif
 #include <linux/pageferry.h>
@@ -23,8 +26,34 @@ struct pf_step {
 	bool whole; /* a whole table's worth, aligned on both sides: a huge page can move as one */
 };
 
+#define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE)
+
+static inline bool pf_range_valid(__u64 start, __u64 len)
+{
+	return start < PF_TASK_SIZE && len <= PF_TASK_SIZE - start;
+}
+
 /* 0 or -EINVAL. */
-int pf_plan_check(const struct pageferry_move *move);
-struct pf_step pf_plan_step(unsigned long dst, unsigned long src, unsigned long left);
+static inline int pf_plan_check(const struct pageferry_move *move)
+{
+	if (move->mode & ~PF_MODES)
+		return -EINVAL;
+	if (!move->len || (move->dst | move->src | move->len) % PF_PAGE_SIZE)
+		return -EINVAL;
+	if (!pf_range_valid(move->dst, move->len) || !pf_range_valid(move->src, move->len))
+		return -EINVAL;
+	return 0;
+}
+
+static inline struct pf_step pf_plan_step(unsigned long dst, unsigned long src, unsigned long left)
+{
+	unsigned long dst_room = PF_TABLE_SIZE - dst % PF_TABLE_SIZE;
+	unsigned long src_room = PF_TABLE_SIZE - src % PF_TABLE_SIZE;
+	unsigned long room = dst_room < src_room ? dst_room : src_room;
+	struct pf_step step = { .len = room < left ? room : left };
+
+	step.whole = step.len == PF_TABLE_SIZE;
+	return step;
+}
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Any bytes as a request to the kernel module: kmod/plan.c must let through what is well formed and
+ * Any bytes as a request to the kernel module: kmod/plan.h must let through what is well formed and
  * nothing else, and make steps of it that one page table on either side has room for.
  *
  * As it is: build/tests/fuzz/plan [SECONDS [SEED]] runs mutations of valid requests.
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kmod/plan.c" /* NOLINT(bugprone-suspicious-include) */
+#include "kmod/plan.h"
 
 #define TABLE 0x200000ull
 #define SOME  6 /* steps at the start, and tables at the end */

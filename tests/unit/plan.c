@@ -7,13 +7,13 @@
 
 #include "tests/lib/test.h"
 
-#include "kmod/plan.c" /* NOLINT(bugprone-suspicious-include) */
+#include "kmod/plan.h"
 
 #define TABLE  PF_TABLE_SIZE
 #define END    PF_TASK_SIZE
 #define ROUNDS 200000
 
-/* As in the ABI, by themselves: plan.c must not be the measure of what it is measured by. */
+/* As in the ABI, by themselves: plan.h must not be the measure of what it is measured by. */
 #define KNOWN_MODES 0x3u
 #define USER_END    0x7ffffffff000ull
 
