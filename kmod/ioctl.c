@@ -3,6 +3,7 @@
 #include <linux/fs.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -179,8 +180,10 @@ long pf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	unsigned int nr = cmd - PAGEFERRY_IOC_INFO;
 	int err = -ENOTTY;
 
-	if (nr < ARRAY_SIZE(pf_ioctls))
+	if (nr < ARRAY_SIZE(pf_ioctls)) {
+		nr = array_index_nospec(nr, ARRAY_SIZE(pf_ioctls));
 		err = pf_run(&pf_ioctls[nr], (void __user *)arg);
+	}
 	pf_count(err);
 	return err;
 }
