@@ -150,7 +150,7 @@ static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned in
 
 /*
  * Without its frame: writable, as the source was made exclusive for, and no shadow stack; soft-dirty
- * always, so that whoever tracks changes at the destination sees it.
+ * always, and not protected by userfaultfd, so that whoever tracks changes at the destination sees it.
  */
 static pte_t pf_moved_pte(const struct vm_area_struct *vma)
 {

@@ -47,6 +47,14 @@ static bool pf_read_entry(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, stru
 	return !pte_none(s->pte) && !pte_present(s->pte) ? true : pf_stop(op, PF_STOP_RETRY);
 }
 
+/* An empty page of which its process wants to know the first write: there is nothing to be moved. */
+static bool pf_is_protected_hole(pte_t pte)
+{
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	return is_pte_marker_entry(entry) && pte_marker_get(entry) == PTE_MARKER_UFFD_WP;
+}
+
 static bool pf_check_entry(struct pf_op *op, struct pf_swapped *s)
 {
 	s->entry = pte_to_swp_entry(s->pte);
@@ -114,6 +122,7 @@ static void pf_move_entry(struct pf_op *op, const struct pf_tables *t, const str
 		flush_tlb_batched_pending(op->src.mm);
 		pf_set_rmap(s->folio, op->dst.vma, linear_page_index(op->dst.vma, op->dst.addr));
 	}
+	/* The protection is the source's, see pf_moved_pte(); UFFDIO_MOVE would let it through here. */
 	pte = pte_swp_clear_uffd_wp(pte_swp_mksoft_dirty(pte));
 	set_pte_at(op->dst.mm, op->dst.addr, t->dst, pte);
 	add_mm_counter(op->src.mm, MM_SWAPENTS, -1);
@@ -169,7 +178,11 @@ unsigned int pf_move_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 	struct pf_swapped s = {};
 	unsigned int done = 0;
 
-	if (!pf_read_entry(op, dst_pmd, src_pmd, &s) || !pf_check_entry(op, &s))
+	if (!pf_read_entry(op, dst_pmd, src_pmd, &s))
+		return 0;
+	if (pf_is_protected_hole(s.pte))
+		return pf_pass_hole(op);
+	if (!pf_check_entry(op, &s))
 		return 0;
 	if (pf_lock_cached(op, &s) && pf_cached_is_charged(op, &s))
 		done = pf_commit_swapped(op, dst_pmd, src_pmd, &s);

@@ -66,6 +66,13 @@ struct pageferry_info {
  * @len: in: bytes; all three are multiples of the page size, and each range lies in one mapping
  * @moved: out: bytes from the start that were dealt with, also when the call fails
  *
+ * Whoever tracks changes of the destination sees each page that has come as changed: its entry is
+ * soft-dirty, writable, and never write-protected by userfaultfd, in whatever modes @dst is registered and
+ * swapped out or not. (UFFDIO_MOVE lets the protection of a swapped-out page through.) At the source nothing
+ * is left of a page that has gone, no protection either, as after MADV_DONTNEED: who still wants its old
+ * contents has to take them before. An empty page that is write-protected there is a hole and stays
+ * protected; one at the destination is EEXIST.
+ *
  * Returns 0 when all of @len is dealt with. Otherwise -1 and errno, and @moved says how far it came: the
  * errno is about the page there. Add it to both addresses and call again to go on. (UFFDIO_MOVE says
  * EAGAIN first, and the reason at the next call.)
