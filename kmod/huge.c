@@ -97,7 +97,7 @@ static bool pf_move_pmd(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd)
 	folio = pmd_folio(src);
 	if (!pf_lock_huge(op, folio))
 		return false;
-	moved = pf_move_locked(op, dst_pmd, src_pmd, folio);
+	moved = pf_only_checks(op) || pf_move_locked(op, dst_pmd, src_pmd, folio);
 	folio_unlock(folio);
 	return moved;
 }

@@ -14,7 +14,7 @@
 #include "trace.h"
 
 #define PF_FEATURES (PAGEFERRY_FEATURE_MOVE | PAGEFERRY_FEATURE_THP | PAGEFERRY_FEATURE_SWAP | \
-		     PAGEFERRY_FEATURE_MEMCG)
+		     PAGEFERRY_FEATURE_MEMCG | PAGEFERRY_FEATURE_CHECK)
 
 union pf_request {
 	struct pageferry_info info;

@@ -259,7 +259,7 @@ int pf_move(struct pf_op *op)
 		err = pf_steps(op);
 		pf_count_pages(op);
 		pf_unlock(op);
-		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE))
+		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE) && !pf_only_checks(op))
 			pf_wake(op->dst.ctx, start, op->dst.addr - start);
 		if (op->left)
 			cond_resched();

@@ -92,6 +92,11 @@ static inline bool pf_is_dropped(const struct pf_side *side)
 
 /* move.c */
 int pf_move(struct pf_op *op);
+/* Is it only asked whether the pages could move? */
+static inline bool pf_only_checks(const struct pf_op *op)
+{
+	return op->mode & PAGEFERRY_MOVE_CHECK;
+}
 static inline int pf_stop(struct pf_op *op, enum pf_stop stop)
 {
 	op->stop = stop;

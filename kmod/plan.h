@@ -26,7 +26,7 @@ struct pf_step {
 	bool whole; /* a whole table's worth, aligned on both sides: a huge page can move as one */
 };
 
-#define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE)
+#define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE | PAGEFERRY_MOVE_CHECK)
 
 static inline bool pf_range_valid(__u64 start, __u64 len)
 {

@@ -85,6 +85,14 @@ static bool pf_check(struct pf_op *op, pte_t dst, pte_t src)
 	return !is_ksm_zero_pte(src) || pf_refuse(op, -EBUSY, "KSM");
 }
 
+/* Its owner can unmerge it before it is to move. */
+static bool pf_passes_merged(pte_t src)
+{
+	if (!pte_present(src))
+		return false;
+	return pte_special(src) ? is_ksm_zero_pte(src) : folio_test_ksm(page_folio(pte_page(src)));
+}
+
 /* Returns how many from the first on can move; their folios are locked. */
 static unsigned int pf_check_all(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
@@ -94,6 +102,22 @@ static unsigned int pf_check_all(struct pf_op *op, const struct pf_tables *t, un
 		op->was[i] = src;
 		if (!pf_check(op, ptep_get(t->dst + i), src))
 			return i;
+	}
+	return n;
+}
+
+/* What nobody needs locked, since nothing is done with it. */
+static unsigned int pf_only_check(struct pf_op *op, const struct pf_tables *t, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		pte_t dst = ptep_get(t->dst + i), src = ptep_get(t->src + i);
+
+		if (pte_none(dst) && pf_passes_merged(src))
+			continue;
+		if (!pf_check(op, dst, src))
+			return i;
+		if (pf_has_folio(src))
+			folio_unlock(pf_folio(src));
 	}
 	return n;
 }
@@ -209,6 +233,8 @@ static unsigned int pf_move_locked(struct pf_op *op, const struct pf_tables *t, 
 
 	/* As long as the tables are mapped this is an RCU reader. */
 	pf_memcg_begin(op);
+	if (pf_only_checks(op))
+		return pf_only_check(op, t, n);
 	locked = pf_check_all(op, t, n);
 	pf_park_before_clear();
 	pf_clear(op, t, locked);

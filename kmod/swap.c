@@ -159,6 +159,8 @@ static unsigned int pf_commit_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *s
 		pf_stop(op, PF_STOP_RETRY);
 	} else if (s->folio && pf_cached_is_in_use(s->folio)) {
 		pf_stop(op, PF_STOP_IN_USE);
+	} else if (pf_only_checks(op)) {
+		done = 1;
 	} else if (pf_take_charges(op, s)) {
 		pf_move_entry(op, &t, s);
 		done = 1;

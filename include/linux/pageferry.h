@@ -33,6 +33,7 @@
 #define PAGEFERRY_FEATURE_THP	(1ULL << 1) /* a huge page that is covered whole stays one */
 #define PAGEFERRY_FEATURE_SWAP	(1ULL << 2) /* swapped-out pages move without being read in */
 #define PAGEFERRY_FEATURE_MEMCG	(1ULL << 3) /* the memory cgroup's charge follows the page */
+#define PAGEFERRY_FEATURE_CHECK	(1ULL << 4) /* PAGEFERRY_MOVE_CHECK */
 
 /**
  * struct pageferry_info - what the module can do (PAGEFERRY_IOC_INFO)
@@ -50,6 +51,13 @@ struct pageferry_info {
 #define PAGEFERRY_MOVE_ALLOW_SRC_HOLES (1U << 0)
 /* Threads that wait for the destination's pages are not woken. */
 #define PAGEFERRY_MOVE_DONTWAKE	       (1U << 1)
+/*
+ * Nothing moves and nobody is woken: the answer, and @moved, are what a move would have given just now. It can
+ * be another one a moment later. Two differences: a page that KSM has merged passes, since its owner can
+ * have it to himself again (MADV_UNMERGEABLE); and a swap charge that would be refused isn't seen. A huge page
+ * that could not move whole is split, as for a move.
+ */
+#define PAGEFERRY_MOVE_CHECK	       (1U << 2)
 
 /* As src_uffd: the source is the caller's own memory. */
 #define PAGEFERRY_SELF (-1)

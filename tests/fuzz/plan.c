@@ -38,7 +38,7 @@ static bool is_in_user_space(uint64_t start, uint64_t len)
 /* What move.c and side.c don't ask again. */
 static bool is_well_formed(const struct pageferry_move *m)
 {
-	return m->len && ((m->dst | m->src | m->len) & 0xfff) == 0 && m->mode < 4 &&
+	return m->len && ((m->dst | m->src | m->len) & 0xfff) == 0 && m->mode < 8 &&
 	       is_in_user_space(m->dst, m->len) && is_in_user_space(m->src, m->len);
 }
 
@@ -115,7 +115,7 @@ static uint64_t any_address(void)
 
 static struct pageferry_move make_move(void)
 {
-	struct pageferry_move m = {.size = sizeof(m), .mode = (uint32_t)any(4), .src_uffd = -1};
+	struct pageferry_move m = {.size = sizeof(m), .mode = (uint32_t)any(8), .src_uffd = -1};
 
 	m.dst = any_address();
 	/* Often at the same place within a table, so that there are whole ones. */

@@ -28,7 +28,7 @@ static void unknown_mode(struct scene *s)
 
 static void next_mode(struct scene *s)
 {
-	s->move.mode = PAGEFERRY_MOVE_DONTWAKE << 1;
+	s->move.mode = PAGEFERRY_MOVE_CHECK << 1;
 }
 
 static void no_mode(struct scene *s)

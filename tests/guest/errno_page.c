@@ -2,13 +2,13 @@
 /* The errnos of include/linux/pageferry.h that say what is the matter with a page: see scene.h. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/io_uring.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "harness.h"
+#include "hold.h"
 #include "proc.h"
 #include "scene.h"
 
@@ -157,51 +157,20 @@ static void pipe_closed(struct scene *s)
 	peer_do(s->giver.peer, close_pipe, 0);
 }
 
-static int ring = -1;
-
-static int64_t pin_page(const uint64_t *arg)
-{
-	struct io_uring_params params = {0};
-	struct iovec iov = {(void *)arg[0], PAGE};
-
-	ring = (int)syscall(SYS_io_uring_setup, 2, &params);
-	check_call(ring);
-	check_call(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1));
-	return 0;
-}
-
-static int64_t unpin_page(const uint64_t *arg)
-{
-	(void)arg;
-	check_call(syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0));
-	close(ring);
-	return 0;
-}
-
 static void pinned(struct scene *s)
 {
-	peer_do(s->giver.peer, pin_page, s->giver.addr + BAD);
+	peer_pin(s->giver.peer, s->giver.addr + BAD);
 }
 
 static void unpinned(struct scene *s)
 {
-	peer_do(s->giver.peer, unpin_page, 0);
+	peer_unpin(s->giver.peer);
 }
 
 /* ---- KSM */
 
-#define KSM "/sys/kernel/mm/ksm/"
-
-static void ksm_run(void)
-{
-	check_is(file_write(KSM "sleep_millisecs", "1"), 0);
-	check_is(file_write(KSM "pages_to_scan", "1000"), 0);
-	check_is(file_write(KSM "run", "1"), 0);
-}
-
 static uint64_t ksm_twin;
 
-/* Not by KPF_KSM: Linux 6.12 tells it of all anonymous pages. */
 static bool is_merged(const struct scene *s)
 {
 	pid_t pid = peer_pid(s->giver.peer);
@@ -216,9 +185,9 @@ static void merged(struct scene *s)
 	peer_fill(s->giver.peer, ksm_twin, PAGE, (s->giver.addr + BAD) / PAGE, SEED);
 	check_is(peer_madvise(s->giver.peer, ksm_twin, PAGE, MADV_MERGEABLE), 0);
 	check_is(peer_madvise(s->giver.peer, s->giver.addr, LEN, MADV_MERGEABLE), 0);
-	ksm_run();
+	ksm_begin();
 	await(15000, is_merged(s));
-	check_is(file_write(KSM "run", "0"), 0);
+	ksm_end();
 }
 
 /* It was mapped twice, and still is KSM's. */
@@ -231,9 +200,8 @@ static void merged_alone(struct scene *s)
 /* Each has a page of its own again. */
 static void unmerged(struct scene *s)
 {
-	check_is(file_write(KSM "run", "2"), 0);
+	ksm_unmerge_all();
 	check(!is_merged(s));
-	check_is(file_write(KSM "run", "0"), 0);
 }
 
 /* ---- events */

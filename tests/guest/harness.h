@@ -98,6 +98,7 @@ size_t working_set(size_t len);
 	X(handover)                                                                                \
 	X(kill)                                                                                    \
 	X(race)                                                                                    \
+	X(ask)                                                                                     \
 	X(marks)                                                                                   \
 	X(pins)                                                                                    \
 	X(park)                                                                                    \

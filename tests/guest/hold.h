@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* What keeps a page where it is: a pin, and KSM. */
+#ifndef GUEST_HOLD_H
+#define GUEST_HOLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct peer;
+
+/* Pins the peer's page at @addr, as a fixed buffer of io_uring; a peer can have one at a time. */
+void peer_pin(struct peer *p, uint64_t addr);
+void peer_unpin(struct peer *p);
+
+/* ksmd runs, and fast; until the end of it, with all settings as they were. */
+void ksm_begin(void);
+void ksm_end(void);
+/* What was merged stays so, until each page is made its process' own again. */
+void ksm_unmerge_all(void);
+/* How many pages of the process are merged. */
+uint64_t ksm_merged(pid_t pid);
+
+#endif
