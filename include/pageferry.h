@@ -376,16 +376,25 @@ struct ferry_report {
 	uint64_t fault_max_ns;
 	uint64_t shadow_ns;	    /**< from shadow to committed */
 	uint64_t drain_ns;	    /**< from committed to done */
+	uint64_t refused;	    /**< of bytes[COPY]: that pageferry.ko was to move and could not */
 };
 
 #define FERRY_TIMEOUT_MS 30000 /**< default for each phase */
+
+/**
+ * Strict: private memory moves, by pageferry.ko, and is never copied once it is the taker's. What could not
+ * move is found before the commit, which then fails with the memory still the giver's. A page that is held by
+ * somebody only afterwards is waited for a while, and then copied rather than lost; ferry_give_wait says
+ * -EBUSY when all is done. What the taker touches before the commit is copied as ever: nothing is given up yet.
+ */
+#define FERRY_GIVE_STRICT 0x1u
 
 struct ferry_give_opts {
 	size_t size;
 	uint32_t ways;	     /**< ways that may be used; FERRY_WAY_AUTO: all that work */
 	uint32_t timeout_ms; /**< for each phase that waits for the taker; 0: FERRY_TIMEOUT_MS */
 	int32_t cpu;	     /**< where faults are served: FERRY_CPU_* or a CPU number */
-	uint32_t flags;	     /**< none yet */
+	uint32_t flags;	     /**< FERRY_GIVE_* */
 };
 #define FERRY_GIVE_OPTS_INIT { .size = sizeof(struct ferry_give_opts), .cpu = FERRY_CPU_FOLLOW }
 
@@ -399,7 +408,8 @@ struct ferry_give; /**< the giving side of a hand-over */
  *         overlapping, with distinct ids. Copied.
  * @opts: NULL for FERRY_GIVE_OPTS_INIT.
  * Returns 0; -EINVAL: a bad range, option or socket; -EBADF, -ENOTSOCK: no socket; -EOPNOTSUPP: none of
- * the ways can be used between processes; -E2BIG; -ENOMEM; -ETIMEDOUT, -EPIPE: no taker there;
+ * the ways can be used between processes, or (strict) pageferry.ko isn't there or isn't allowed;
+ * -E2BIG; -ENOMEM; -ETIMEDOUT, -EPIPE: no taker there;
  * -EPROTO: what is there isn't a taker of a version that this library knows.
  */
 int ferry_give_open(struct ferry_give **give, int sock, const struct ferry_offer *offer,
@@ -413,7 +423,8 @@ int ferry_give_open(struct ferry_give **give, int sock, const struct ferry_offer
  * Returns 0: the phase is reached; 1: @wake_fd is readable; -ETIMEDOUT: the taker didn't do its
  * next step in time; -EPIPE: it is gone; -ECANCELED: it gave up, see ferry_give_reason; -EPROTO:
  * it sent nonsense; -EOPNOTSUPP: the ways that may be used don't work with this taker; -EINVAL:
- * nothing could ever end the waiting; -ENOMEM: nothing is lost by that, call it again.
+ * nothing could ever end the waiting; -ENOMEM: nothing is lost by that, call it again; -EBUSY
+ * (strict): the phase is DONE, all has arrived, and some of it was copied, see ferry_report.refused.
  * After an error before committed the giver still has all of its memory. While it is not called
  * nothing is served: call it again until DONE.
  */
@@ -431,7 +442,8 @@ int ferry_give_shadow(struct ferry_give *give, const int *fds, unsigned int nfds
  * Make the memory the taker's. Needs READY. Returns 0 when the taker has acknowledged, from when
  * on the giver must not use the ranges: it releases them bit by bit. Any error means that the taker
  * has not taken over and never will: the giver carries on. -ECANCELED, -EPIPE, -ETIMEDOUT, -EPROTO,
- * -EINVAL.
+ * -EINVAL. -EBUSY (strict): a page can't move, it is pinned or shared, say; the taker doesn't know of the
+ * attempt, so the caller may do something about it and try again, while the taker waits.
  */
 int ferry_give_commit(struct ferry_give *give);
 

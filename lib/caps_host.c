@@ -89,7 +89,7 @@ int caps_try_ksm(const struct caps_arena *arena)
 
 int caps_try_module(void)
 {
-	int fd = module_open();
+	int fd = module_open(0);
 	if (fd < 0)
 		return fd;
 	close(fd);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "include/linux/pageferry.h"
 #include "lib/clock.h"
 #include "lib/give.h"
 #include "lib/module.h"
@@ -34,7 +35,7 @@ static int check_options(const struct ferry_give_opts *opts)
 	uint32_t useful = FERRY_WAY_BIT(FERRY_WAY_COPY) | FERRY_WAY_BIT(FERRY_WAY_STAGE) |
 			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE) | FERRY_WAY_BIT(FERRY_WAY_MODULE);
 
-	if (opts->flags || (opts->ways & ~WAYS_KNOWN))
+	if ((opts->flags & ~FERRY_GIVE_STRICT) || (opts->ways & ~WAYS_KNOWN))
 		return -EINVAL;
 	return opts->ways && !(opts->ways & useful) ? -EOPNOTSUPP : 0;
 }
@@ -125,18 +126,27 @@ static bool is_memory(const struct ferry_range *r)
 	       msync((void *)(uintptr_t)r->addr, r->len, MS_ASYNC) == 0;
 }
 
+static bool has_private(const struct ferry_offer *offer)
+{
+	for (unsigned int i = 0; i < offer->nranges; i++)
+		if (!(offer->ranges[i].flags & FERRY_RANGE_SHARED))
+			return true;
+	return false;
+}
+
 /* Where it is the only way that is wanted it has to be there. */
-static int open_module(struct ferry_give *give, uint32_t ways)
+static int open_module(struct ferry_give *give, const struct ferry_offer *offer, uint32_t ways)
 {
 	uint32_t others = FERRY_WAY_BIT(FERRY_WAY_COPY) | FERRY_WAY_BIT(FERRY_WAY_STAGE) |
 			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE);
+	bool only = ways && !(ways & others);
 
 	if (!ways || (ways & FERRY_WAY_BIT(FERRY_WAY_MODULE)))
-		give->module = module_open();
+		give->module = module_open(give->strict ? PAGEFERRY_FEATURE_CHECK : 0);
 	if (give->module >= 0)
 		return 0;
 	give->module = -1;
-	return ways && !(ways & others) ? -EOPNOTSUPP : 0;
+	return only || (give->strict && has_private(offer)) ? -EOPNOTSUPP : 0;
 }
 
 static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
@@ -147,9 +157,8 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 	give->timeout_ms = opts->timeout_ms ? opts->timeout_ms : FERRY_TIMEOUT_MS;
 	give->stage = !opts->ways || (opts->ways & FERRY_WAY_BIT(FERRY_WAY_STAGE));
 	give->stage_all = opts->ways && !(opts->ways & FERRY_WAY_BIT(FERRY_WAY_COPY)) && give->stage;
+	give->strict = opts->flags & FERRY_GIVE_STRICT;
 	int ret = check_options(opts);
-	if (!ret)
-		ret = open_module(give, opts->ways);
 	if (ret)
 		return ret;
 	if (!offer->nranges || offer->nranges > FERRY_RANGES_MAX || offer->blob_len > FERRY_BLOB_MAX ||
@@ -158,12 +167,15 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 	for (unsigned int i = 0; i < offer->nranges; i++)
 		if (!is_memory(&offer->ranges[i]))
 			return -EINVAL;
-	ret = copy_ranges(give, offer);
+	ret = open_module(give, offer, opts->ways);
+	if (!ret)
+		ret = copy_ranges(give, offer);
 	if (!ret)
 		ret = ferry_loop_new(&give->loop, &loop_opts);
 	if (!ret) {
 		give->loop->timed = true;
 		give->loop->module = give->module;
+		give->loop->refusals = &give->refusals;
 	}
 	return ret;
 }
@@ -237,6 +249,7 @@ static int acknowledged(struct ferry_give *give)
 	give->phase = FERRY_PHASE_COMMITTED;
 	give->committed_at = give->push.asked_at = clock_ns();
 	give->report.shadow_ns = (uint64_t)(give->committed_at - give->shadow_at);
+	strict_begin(give);
 	park("give.committed");
 	return 0;
 }
@@ -388,8 +401,10 @@ int ferry_give_wait(struct ferry_give *give, enum ferry_phase phase, int wake_fd
 
 	if (phase >= FERRY_PHASES)
 		return -EINVAL;
-	if (phase == FERRY_PHASE_DONE && give->phase >= FERRY_PHASE_COMMITTED)
-		return drain(give, wake_fd);
+	if (phase == FERRY_PHASE_DONE && give->phase >= FERRY_PHASE_COMMITTED) {
+		int ret = drain(give, wake_fd);
+		return !ret && give->strict && give->refusals.pages ? -EBUSY : ret;
+	}
 	/* What only our own calls can bring needs something else that ends the waiting. */
 	if (give->phase < phase && !taker_is_due(give, phase) && wake_fd < 0)
 		return -EINVAL;
@@ -448,15 +463,37 @@ static int last_look(struct ferry_give *give)
 	return 0;
 }
 
+/* Can everything move that is left? The taker is served meanwhile. */
+static int check_all(struct ferry_give *give)
+{
+	struct strict_cursor at = { 0 };
+	int64_t deadline = give_deadline(give);
+	bool busy = true;
+	int ret;
+
+	strict_begin(give);
+	while ((ret = strict_step(give, &at)) == 1) {
+		ret = give_round(give, -1, &busy, WIRE_FOREVER);
+		if (!ret && clock_ns() > deadline)
+			ret = -ETIMEDOUT;
+		if (ret)
+			return ret;
+	}
+	return ret;
+}
+
 int ferry_give_commit(struct ferry_give *give)
 {
 	bool idle = false;
 
 	if (give->phase != FERRY_PHASE_READY)
 		return -EINVAL;
+	int ret = give->strict ? check_all(give) : 0;
+	if (ret)
+		return ret;
 	int64_t deadline = give_deadline(give);
 	give->passed_over = true;
-	int ret = wire_send(give->sock, WIRE_COMMIT, NULL, 0, NULL, 0, NULL, 0, deadline);
+	ret = wire_send(give->sock, WIRE_COMMIT, NULL, 0, NULL, 0, NULL, 0, deadline);
 	if (!ret)
 		park("give.commit");
 	while (!ret && give->phase == FERRY_PHASE_READY)
@@ -480,6 +517,7 @@ int ferry_give_report(const struct ferry_give *give, struct ferry_report *report
 
 	r.phase = give->phase;
 	r.left = give->pages_left * FERRY_PAGE;
+	r.refused = give->refusals.pages * FERRY_PAGE;
 	r.fault_p50_ns = hist_permille(&give->latency, 500);
 	r.fault_p99_ns = hist_permille(&give->latency, 990);
 	r.fault_max_ns = give->latency.max;

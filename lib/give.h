@@ -77,6 +77,8 @@ struct ferry_give {
 	unsigned int nranges;
 	uint64_t pages_left;
 	int module;	   /* the kernel module; -1: pages are copied */
+	bool strict;	   /* and that is an error */
+	struct refusals refusals;
 	struct pusher push;
 	struct hist latency;
 	int64_t shadow_at, committed_at;
@@ -96,7 +98,20 @@ uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n);
 /* A page that was asked for is in place: count it. */
 void give_asked(struct ferry_give *give);
 enum ferry_way give_way(uint32_t answer_kind);
+/* Where the taker has @page now, and how many bytes go on from there. False: it unmapped it. */
+bool give_locate(const struct give_range *gr, uint64_t page, uint64_t *addr, uint64_t *len);
 void give_release(const struct give_range *gr, uint64_t first, uint64_t n);
+
+/* give_strict.c */
+/* How far the look at what is left has come, see strict_step. */
+struct strict_cursor {
+	unsigned int range;
+	uint64_t page;
+};
+/* Patience with what is in use; to begin with, and again after the commit. */
+void strict_begin(struct ferry_give *give);
+/* One more look, before the commit. 1: there is more; 0: all can move; -EBUSY: one page can't; -errno. */
+int strict_step(struct ferry_give *give, struct strict_cursor *at);
 
 /* give_push.c */
 void push_init(struct ferry_give *give);

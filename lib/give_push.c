@@ -207,14 +207,6 @@ static uint64_t same_way(const struct ferry_give *give, uint64_t page, struct fe
 	return i - page;
 }
 
-/* Where the taker has @page now, and how many bytes go on from there. False: it unmapped it. */
-static bool locate(const struct ferry_give *give, struct give_range *gr, uint64_t page,
-		   uint64_t *addr, uint64_t *len)
-{
-	const struct space *space = loop_space(give->loop, give->uffd);
-	return space && space_locate(space, &gr->src, page * FERRY_PAGE, addr, len);
-}
-
 /* One page that can't be read here, a memory failure say, must not cost all the others. */
 static int poison_page(struct ferry_give *give, uint64_t page, uint64_t dst)
 {
@@ -222,8 +214,8 @@ static int poison_page(struct ferry_give *give, uint64_t page, uint64_t dst)
 	uint64_t done = 0;
 	int error = 0;
 
-	enum resolved r = resolve_push((struct resolve_at){ give->uffd, -1 }, dst, &poison, &done,
-				       &error);
+	struct resolve_at at = { .uffd = give->uffd, .module = -1 };
+	enum resolved r = resolve_push(at, dst, &poison, &done, &error);
 	if (r == RESOLVED_DEFERRED)
 		give->push.waits = true;
 	else if (r == RESOLVED_FAILED || r == RESOLVED_GONE)
@@ -236,16 +228,17 @@ static int poison_page(struct ferry_give *give, uint64_t page, uint64_t dst)
 static int push_run(struct ferry_give *give, uint64_t page)
 {
 	struct give_range *gr = give->push.now.range;
+	struct resolve_at at = {give->uffd, give->module, &give->refusals};
 	struct ferry_answer ans = {0};
 	uint64_t dst, room, done = 0, n = same_way(give, page, &ans);
 	int error = 0;
 
-	if (!locate(give, gr, page, &dst, &room)) {
+	if (!give_locate(gr, page, &dst, &room)) {
 		give->report.removed += give_mark(gr, page, 1) * FERRY_PAGE;
 		return 1;
 	}
 	ans.len = n * FERRY_PAGE < room ? n * FERRY_PAGE : room;
-	switch (resolve_push((struct resolve_at){ give->uffd, give->module }, dst, &ans, &done, &error)) {
+	switch (resolve_push(at, dst, &ans, &done, &error)) {
 	case RESOLVED_INSTALLED:
 		give->report.bytes[give_way(ans.kind)] += give_mark(gr, page, done / FERRY_PAGE) *
 							  FERRY_PAGE;
@@ -302,7 +295,7 @@ static int place(struct ferry_give *give, struct push_block *b, struct wire_resu
 	uint64_t room;
 
 	*result = (struct wire_result){.error = -ENOENT};
-	if (!locate(give, b->range, b->first, &block.dst, &room) || room < FERRY_HUGE ||
+	if (!give_locate(b->range, b->first, &block.dst, &room) || room < FERRY_HUGE ||
 	    block.dst % FERRY_HUGE)
 		return 0;
 	block.src = 0;

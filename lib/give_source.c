@@ -51,6 +51,14 @@ uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n)
 	return fresh;
 }
 
+bool give_locate(const struct give_range *gr, uint64_t page, uint64_t *addr, uint64_t *len)
+{
+	const struct ferry_give *give = gr->give;
+	const struct space *space = loop_space(give->loop, give->uffd);
+
+	return space && space_locate(space, &gr->src, page * FERRY_PAGE, addr, len);
+}
+
 /*
  * Give the memory back to the system, now that it is the taker's. Shared memory is the file's, not
  * ours. Locked memory needs its own call; where even that fails, it stays until the giver exits.

@@ -190,10 +190,11 @@ static int give_up(struct ferry_loop *loop, struct space *space, const struct fe
 		   int why)
 {
 	struct ferry_answer poison = { .kind = FERRY_ANSWER_POISON };
+	struct resolve_at at = { .uffd = space->uffd, .module = -1 };
 	uint64_t done;
 	int error;
 
-	switch (resolve((struct resolve_at){ space->uffd, -1 }, fault, &poison, &done, &error)) {
+	switch (resolve(at, fault, &poison, &done, &error)) {
 	case RESOLVED_INSTALLED:
 		loop->stats.poisoned++;
 		return 0;
@@ -234,8 +235,8 @@ static int resolve_fault(struct ferry_loop *loop, struct space *space, struct fe
 	if (answer.len > fault.left)
 		answer.len = fault.left;
 	park("loop.resolve");
-	enum resolved res = resolve((struct resolve_at){ space->uffd, loop->module }, &fault,
-				    &answer, &done, &error);
+	struct resolve_at at = { space->uffd, loop->module, loop->refusals };
+	enum resolved res = resolve(at, &fault, &answer, &done, &error);
 	loop->resolved = answer.kind;
 	bool poison = answer.kind == FERRY_ANSWER_POISON;
 	count(loop, res, poison);

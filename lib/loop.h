@@ -22,6 +22,7 @@ struct ferry_loop {
 	bool retry;	 /* next round: ask about faults that were answered with LATER */
 	bool retrying;	 /* this round does */
 	int module;		 /* the kernel module, for a source that answers with it; -1: none */
+	struct refusals *refusals; /* the same */
 	uint32_t resolved;	 /* by which kind of answer the last fault was */
 	struct placement placement;
 	struct ferry_loop_stats stats;

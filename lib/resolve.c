@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* Carry out an answer, see resolve.h. */
 #include <errno.h>
+#include <poll.h>
 
 #include "lib/module.h"
 #include "lib/resolve.h"
@@ -34,6 +35,18 @@ static bool is_passing(int error)
 	       error == -ENOMEM || error == -EINTR;
 }
 
+#define WAITS_MAX 20u
+
+bool refusals_wait(struct refusals *refusals, unsigned int *waited)
+{
+	if (!refusals || !refusals->waits || *waited == WAITS_MAX)
+		return false;
+	refusals->waits--;
+	(*waited)++;
+	poll(NULL, 0, 1);
+	return true;
+}
+
 /*
  * In a range one page that can't move (it is pinned, or merged, or another mapping begins) stops those
  * before it from nothing, so only a single page is copied. An empty one is copied, too: it is zero.
@@ -41,14 +54,22 @@ static bool is_passing(int error)
 static int move_or_copy(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
 			uint64_t len, uint64_t *done)
 {
+	unsigned int waited = 0;
 	int ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
 
+	/* As a whole: one page of it alone would split what is a huge page. */
+	while (!*done && ret == -EBUSY && refusals_wait(at.refusals, &waited))
+		ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
 	if (!*done && len > FERRY_PAGE && !is_passing(ret))
 		ret = module_move(at.module, at.uffd, addr, answer->from, FERRY_PAGE, done);
 	if (*done || is_passing(ret))
 		return ret == -EINTR ? -EAGAIN : ret;
+	bool refused = ret != -ENOENT;
 	answer->kind = FERRY_ANSWER_COPY;
-	return uffd_copy(at.uffd, addr, answer->from, FERRY_PAGE, 0, done);
+	ret = uffd_copy(at.uffd, addr, answer->from, FERRY_PAGE, 0, done);
+	if (refused && *done && at.refusals)
+		at.refusals->pages++;
+	return ret;
 }
 
 static int act(struct resolve_at at, uint64_t addr, struct ferry_answer *answer, uint64_t len,
@@ -116,13 +137,13 @@ enum resolved resolve(struct resolve_at at, const struct ferry_fault *fault,
 enum resolved resolve_poison(int uffd, uint64_t addr, uint64_t len, uint64_t *poisoned, int *error)
 {
 	struct ferry_answer poison = { .kind = FERRY_ANSWER_POISON };
+	struct resolve_at at = { .uffd = uffd, .module = -1 };
 	uint64_t end = addr + len, done;
 
 	while (addr < end) {
 		/* In pieces, so that a border between mappings costs a few calls, not all of them. */
 		poison.len = end - addr < FERRY_HUGE ? end - addr : FERRY_HUGE;
-		enum resolved r = resolve_push((struct resolve_at){ uffd, -1 }, addr, &poison, &done,
-					       error);
+		enum resolved r = resolve_push(at, addr, &poison, &done, error);
 		if (r == RESOLVED_INSTALLED)
 			*poisoned += done;
 		else if (r == RESOLVED_ALREADY || r == RESOLVED_DISCARDED)

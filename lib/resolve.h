@@ -27,11 +27,24 @@ enum resolved {
 	RESOLVED_FAILED,    /* *error says why; the thread is still asleep */
 };
 
+/*
+ * Of the pages that the module was to move: how patient to be with one that is in use, and how many had to
+ * be copied. Who waits keeps the faults of other pages waiting, so there is an end to it.
+ */
+struct refusals {
+	unsigned int waits; /* of 1 ms, in all; 0: a page that is in use is copied at once */
+	uint64_t pages;
+};
+
 /* Where an answer is carried out. */
 struct resolve_at {
 	int uffd;
 	int module; /* a descriptor of the kernel module; used with ANSWER_MODULE only */
+	struct refusals *refusals; /* the same; NULL: not counted */
 };
+
+/* A page is in use: wait, since that may be over soon? @waited: for this one so far. */
+bool refusals_wait(struct refusals *refusals, unsigned int *waited);
 
 /* @done: bytes dealt with from fault->addr on; @error: -errno with FAILED. */
 enum resolved resolve(struct resolve_at at, const struct ferry_fault *fault,

@@ -98,7 +98,7 @@ static int check_library(struct upgrade *up)
 /* Said here, since the old QEMU would only refuse, when the new one was started already. */
 static int check_ways(struct upgrade *up)
 {
-	int module = up->ways == FERRY_WAY_BIT(FERRY_WAY_MODULE) ? module_open() : 0;
+	int module = up->ways == FERRY_WAY_BIT(FERRY_WAY_MODULE) ? module_open(0) : 0;
 
 	if (module < 0)
 		return why_set(&up->why, module,

@@ -96,6 +96,7 @@ size_t working_set(size_t len);
 	X(thp)                                                                                     \
 	X(cgroup)                                                                                  \
 	X(handover)                                                                                \
+	X(strict)                                                                                  \
 	X(kill)                                                                                    \
 	X(race)                                                                                    \
 	X(ask)                                                                                     \

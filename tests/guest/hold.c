@@ -15,33 +15,43 @@
 
 static int ring = -1;
 
-static int64_t pin_page(const uint64_t *arg)
+void pin_page(uint64_t addr)
 {
 	struct io_uring_params params = {0};
-	struct iovec iov = {(void *)arg[0], PAGE};
+	struct iovec iov = {(void *)addr, PAGE};
 
 	ring = (int)syscall(SYS_io_uring_setup, 2, &params);
 	check_call(ring);
 	check_call(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1));
+}
+
+void unpin_page(void)
+{
+	check_call(syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0));
+	close(ring);
+}
+
+static int64_t run_pin(const uint64_t *arg)
+{
+	pin_page(arg[0]);
 	return 0;
 }
 
-static int64_t unpin_page(const uint64_t *arg)
+static int64_t run_unpin(const uint64_t *arg)
 {
 	(void)arg;
-	check_call(syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0));
-	close(ring);
+	unpin_page();
 	return 0;
 }
 
 void peer_pin(struct peer *p, uint64_t addr)
 {
-	peer_do(p, pin_page, addr);
+	peer_do(p, run_pin, addr);
 }
 
 void peer_unpin(struct peer *p)
 {
-	peer_do(p, unpin_page, 0);
+	peer_do(p, run_unpin, 0);
 }
 
 /* ---- KSM */

@@ -12,6 +12,9 @@ struct peer;
 /* Pins the peer's page at @addr, as a fixed buffer of io_uring; a peer can have one at a time. */
 void peer_pin(struct peer *p, uint64_t addr);
 void peer_unpin(struct peer *p);
+/* In the peer itself. */
+void pin_page(uint64_t addr);
+void unpin_page(void);
 
 /* ksmd runs, and fast; until the end of it, with all settings as they were. */
 void ksm_begin(void);

@@ -77,7 +77,7 @@ static enum resolved resolve_at(const struct bench *b, uint32_t kind, char *addr
 	struct ferry_fault fault = {.addr = (uintptr_t)addr};
 
 	*error = 0;
-	return resolve((struct resolve_at){ b->uffd, -1 }, &fault, &answer, done, error);
+	return resolve((struct resolve_at){ .uffd = b->uffd, .module = -1 }, &fault, &answer, done, error);
 }
 
 static void test_installed(void **state)

@@ -232,7 +232,13 @@ static void test_bad_options(void **state)
 		int want;
 	} cases[] = {
 		{{.size = 3}, -EINVAL},
-		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .flags = 1}, -EINVAL},
+		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .flags = 2}, -EINVAL},
+		/* What would have to copy can't be strict, whether the module is there or not. */
+		{{.size = sizeof(struct ferry_give_opts),
+		  .cpu = -2,
+		  .flags = FERRY_GIVE_STRICT,
+		  .ways = 1u << FERRY_WAY_COPY},
+		 -EOPNOTSUPP},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = 1u << 6}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = ~0u}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -3}, -EINVAL},

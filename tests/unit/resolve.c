@@ -39,7 +39,8 @@ static void test_no_uffd(void **state)
 		struct ferry_fault fault = {.addr = PAGE};
 		uint64_t done = 99;
 		int error = 99;
-		enum resolved got = resolve((struct resolve_at){ -1, -1 }, &fault, &answer, &done, &error);
+		struct resolve_at at = {.uffd = -1, .module = -1};
+		enum resolved got = resolve(at, &fault, &answer, &done, &error);
 		assert_int_equal(done, 0);
 		if (kind == FERRY_ANSWER_HERE) {
 			assert_int_equal(got, RESOLVED_ALREADY);
