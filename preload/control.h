@@ -34,7 +34,7 @@
 
 #include "pageferry.h"
 
-#define CONTROL_VERSION 2u
+#define CONTROL_VERSION 3u
 
 /* Environment of a QEMU under a keeper. */
 #define CONTROL_ENV_FD	 "PAGEFERRY_CONTROL" /* descriptor of the control socket */
@@ -62,6 +62,7 @@ enum control_type {
 };
 
 #define CONTROL_GIVE_RUNNING 0x1u /* the VM was running: let it run again afterwards */
+#define CONTROL_GIVE_STRICT  0x2u /* FERRY_GIVE_STRICT */
 
 struct control_msg {
 	uint32_t version; /* CONTROL_VERSION */

@@ -65,6 +65,8 @@ static int offer(struct vm *vm, struct ferry_give **give, int sock, const struct
 	opts.ways = cmd->ways;
 	opts.timeout_ms = cmd->timeout_ms;
 	opts.cpu = cmd->cpu;
+	if (cmd->flags & CONTROL_GIVE_STRICT)
+		opts.flags |= FERRY_GIVE_STRICT;
 	return ferry_give_open(give, sock, &what, &opts);
 }
 
@@ -143,6 +145,9 @@ static void leave(struct vm *vm, struct ferry_give *give, int sock)
 	cut_visitors(sock);
 	int ret = drain(vm, give);
 	ferry_give_report(give, &report);
+	/* Strict: all has arrived, though not as it was to; the report has the figure. */
+	if (ret == -EBUSY && report.phase == FERRY_PHASE_DONE)
+		ret = 0;
 	if (ret) {
 		control_failed(vm, ret, "the new QEMU is gone, and the VM with it");
 		_exit(1);
@@ -170,7 +175,9 @@ static void carry_on(struct vm *vm, int why, bool running)
 	struct control_msg resumed = { .type = CONTROL_RESUMED };
 	char text[128];
 
-	snprintf(text, sizeof(text), "not handed over: %s", strerror(-why));
+	snprintf(text, sizeof(text), "not handed over: %s",
+		 why == -EBUSY ? "--strict: a page of guest memory can't move: it is pinned or shared"
+			       : strerror(-why));
 	control_failed(vm, why, text);
 	int ret = run_again(vm, running);
 	if (ret)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <json-c/json.h>
 
+#include "include/linux/pageferry.h"
 #include "lib/clock.h"
 #include "lib/module.h"
 #include "tools/json_get.h"
@@ -36,6 +37,7 @@ int upgrade_request(struct keeper *keeper, struct client *client, struct json_ob
 {
 	const char *qemu = json_get_string(request, "qemu");
 	int64_t ways = 0, cpu = FERRY_CPU_FOLLOW, timeout = FERRY_TIMEOUT_MS;
+	struct json_object *strict = NULL;
 	struct upgrade *up;
 
 	if (keeper->upgrade)
@@ -46,7 +48,9 @@ int upgrade_request(struct keeper *keeper, struct client *client, struct json_ob
 	    (qemu && (qemu[0] != '/' || strlen(qemu) >= PATH_MAX)) ||
 	    !json_get_int(request, "ways", 0, UINT32_MAX, &ways) ||
 	    !json_get_int(request, "cpu", INT32_MIN, INT32_MAX, &cpu) ||
-	    !json_get_int(request, "timeout_ms", 1, TIMEOUT_MAX_MS, &timeout))
+	    !json_get_int(request, "timeout_ms", 1, TIMEOUT_MAX_MS, &timeout) ||
+	    (json_object_object_get_ex(request, "strict", &strict) &&
+	     !json_object_is_type(strict, json_type_boolean)))
 		return why_set(why, -EINVAL, "not a request for an upgrade");
 	up = calloc(1, sizeof(*up));
 	if (!up)
@@ -57,6 +61,7 @@ int upgrade_request(struct keeper *keeper, struct client *client, struct json_ob
 	up->ways = (uint32_t)ways;
 	up->cpu = (int32_t)cpu;
 	up->timeout_ms = (uint32_t)timeout;
+	up->strict = json_object_get_boolean(strict);
 	up->notes = json_object_new_array();
 	up->begin_ns = clock_ns();
 	up->phase = "beginning";
@@ -98,12 +103,12 @@ static int check_library(struct upgrade *up)
 /* Said here, since the old QEMU would only refuse, when the new one was started already. */
 static int check_ways(struct upgrade *up)
 {
-	int module = up->ways == FERRY_WAY_BIT(FERRY_WAY_MODULE) ? module_open(0) : 0;
+	bool needed = up->strict || up->ways == FERRY_WAY_BIT(FERRY_WAY_MODULE);
+	int module = needed ? module_open(up->strict ? PAGEFERRY_FEATURE_CHECK : 0) : 0;
 
 	if (module < 0)
-		return why_set(&up->why, module,
-			       "--way module: pageferry.ko can't be used: %s: see pageferry probe",
-			       strerror(-module));
+		return why_set(&up->why, module, "%s: pageferry.ko can't be used: %s: see pageferry probe",
+			       up->strict ? "--strict" : "--way module", strerror(-module));
 	if (module > 0)
 		close(module);
 	return 0;
@@ -155,7 +160,8 @@ static int give(struct upgrade *up, int sock)
 	const struct control_msg msg = {
 		.version = CONTROL_VERSION,
 		.type = CONTROL_GIVE,
-		.flags = up->running ? CONTROL_GIVE_RUNNING : 0,
+		.flags = (up->running ? CONTROL_GIVE_RUNNING : 0) |
+			 (up->strict ? CONTROL_GIVE_STRICT : 0),
 		.ways = up->ways,
 		/* The keeper's own deadlines come first: it knows better what was waited for. */
 		.timeout_ms = up->timeout_ms + LIBRARY_GRACE_MS,
@@ -395,6 +401,19 @@ static void end_old(struct upgrade *up)
 	}
 }
 
+/* The VM is where it should be and has all of its memory: a failure only of what was asked for. */
+static int check_strict(struct upgrade *up)
+{
+	uint64_t refused = up->old->said.report.refused;
+
+	if (!up->strict || !refused)
+		return 0;
+	return why_set(&up->why, -EBUSY,
+		       "--strict: %llu KiB of guest memory were held by somebody after the commit and had "
+		       "to be copied",
+		       (unsigned long long)(refused >> 10));
+}
+
 static int finish(struct upgrade *up)
 {
 	struct keeper *keeper = up->keeper;
@@ -406,6 +425,8 @@ static int finish(struct upgrade *up)
 	if (keeper->stop)
 		keeper_stop(keeper);
 	end_old(up);
+	if (!drained)
+		drained = check_strict(up);
 	upgrade_end_sockets(up);
 	up->end_ns = clock_ns();
 	keeper->next = NULL;

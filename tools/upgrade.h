@@ -17,6 +17,7 @@ struct upgrade {
 	uint32_t ways;
 	int32_t cpu;
 	uint32_t timeout_ms; /* for each wait */
+	bool strict;	     /* a page that can't move is an error */
 
 	/* how far it is */
 	const char *phase;

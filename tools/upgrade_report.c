@@ -131,6 +131,7 @@ static void add_success(struct json_object *result, const struct upgrade *up)
 	json_object_object_add(result, "bytes", bytes_to_json(report));
 	add_int(result, "total_bytes", (int64_t)report->total);
 	add_int(result, "removed_bytes", (int64_t)report->removed);
+	add_int(result, "refused_bytes", (int64_t)report->refused);
 	json_object_object_add(result, "stage_used",
 			       json_object_new_boolean(report->stage_used != 0));
 	add_int(result, "base_kib", (int64_t)up->base_kib);

@@ -12,7 +12,8 @@ static const struct option_text run_options[] = {
 
 static const struct option_text upgrade_options[] = {
 	{"--qemu PATH", "the new QEMU's program; default: the path of the present one"},
-	{"--way WAY", "how pages travel: auto (default), copy, or stage: keep huge pages or fail"},
+	{"--way WAY", "how pages travel: auto (default), copy, module, or stage: keep huge pages or fail"},
+	{"--strict", "fail rather than copy a page; needs pageferry.ko"},
 	{"--cpu CPU", "which answers faults: follow: the waiting thread's (default), any, or N"},
 	{"--timeout SECONDS", "for each step that waits for a QEMU, until the commit; default: 30"},
 	{"--json", "print the result, or why it failed, as one JSON object"},
@@ -34,7 +35,7 @@ static const struct command commands[] = {
 	 run_options},
 	{"upgrade", cmd_vm_upgrade,
 	 "[--qemu PATH] [--way auto|copy|stage|module] [--cpu N|follow|any] [--timeout SECONDS] "
-	 "[--json] NAME",
+	 "[--strict] [--json] NAME",
 	 "replace the QEMU under a running guest", upgrade_options},
 	{"list", cmd_vm_list, "[--json]", "show all VMs of this user", list_options},
 	{"status", cmd_vm_status, "[--json] NAME", "show one VM", status_options},

@@ -28,6 +28,7 @@ struct options {
 	uint32_t ways;
 	int32_t cpu;
 	uint32_t timeout_ms;
+	bool strict;
 	bool json;
 };
 
@@ -95,6 +96,9 @@ static int read_option(struct options *options, int letter)
 					 optarg);
 		options->timeout_ms = (uint32_t)seconds * 1000;
 		return 0;
+	case 's':
+		options->strict = true;
+		return 0;
 	case 'j':
 		options->json = true;
 		return 0;
@@ -108,13 +112,19 @@ static int read_options(int argc, char **argv, struct options *options)
 	static const struct option known[] = {
 		{"qemu", required_argument, NULL, 'q'}, {"way", required_argument, NULL, 'w'},
 		{"cpu", required_argument, NULL, 'c'},  {"timeout", required_argument, NULL, 't'},
-		{"json", no_argument, NULL, 'j'},       {NULL, 0, NULL, 0},
+		{"strict", no_argument, NULL, 's'},     {"json", no_argument, NULL, 'j'},
+		{NULL, 0, NULL, 0},
 	};
 	int letter, status = 0;
 
 	opterr = 0;
 	while (!status && (letter = getopt_long(argc, argv, "", known, NULL)) != -1)
 		status = read_option(options, letter);
+	if (!status && options->strict && options->ways &&
+	    !(options->ways & FERRY_WAY_BIT(FERRY_WAY_MODULE)))
+		status = say_usage("pageferry vm", "--strict forbids copies, which is how --way %s works: "
+						   "use --way module, or auto",
+				   options->ways & FERRY_WAY_BIT(FERRY_WAY_COPY) ? "copy" : "stage");
 	if (!status && optind + 1 != argc)
 		status = say_usage("pageferry vm", "upgrade needs the name of one VM");
 	if (!status)
@@ -132,6 +142,7 @@ static struct json_object *make_request(const struct options *options, const cha
 	json_object_object_add(request, "ways", json_object_new_int64(options->ways));
 	json_object_object_add(request, "cpu", json_object_new_int(options->cpu));
 	json_object_object_add(request, "timeout_ms", json_object_new_int64(options->timeout_ms));
+	json_object_object_add(request, "strict", json_object_new_boolean(options->strict));
 	return request;
 }
 
@@ -219,6 +230,9 @@ static void print_bytes(struct json_object *result)
 	if (number(result, "removed_bytes") > 0)
 		printf("%sdiscarded by the guest %.1f", separator,
 		       number(result, "removed_bytes") / 1048576);
+	if (number(result, "refused_bytes") > 0)
+		printf("; %.0f KiB of it copied since they could not move",
+		       number(result, "refused_bytes") / 1024);
 	putchar('\n');
 }
 

@@ -67,7 +67,7 @@ explains_all()
 }
 
 run vm upgrade --help
-ok "vm upgrade --help: every option is explained" explains_all 5
+ok "vm upgrade --help: every option is explained" explains_all 6
 ok "and no other command" not grep -q "vm run" "$tmp/out"
 run vm --help
 ok "vm --help: every option is explained" explains_all 5
@@ -94,6 +94,10 @@ run vm upgrade a b
 ok "upgrade of two" usage_error "upgrade needs"
 run vm upgrade vm --way fast
 ok "upgrade --way fast" usage_error "--way fast: not auto, copy, stage or module"
+for way in copy stage; do
+	run vm upgrade vm --strict --way $way
+	ok "upgrade --strict --way $way" usage_error "--strict forbids copies, which is how --way $way works: use --way module"
+done
 run vm upgrade vm --cpu -7
 ok "upgrade --cpu -7" usage_error "--cpu -7: not follow, any or the number of a CPU"
 run vm upgrade vm --timeout 0

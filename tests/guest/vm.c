@@ -178,12 +178,12 @@ static pid_t start_vm(void)
 	return keeper;
 }
 
-static void upgrade(char *way)
+static void upgrade(char *way, char *more)
 {
 	double module, copy;
 	char *json;
 
-	pageferry("vm", "upgrade", "--json", "--timeout", SECONDS, "--way", way, "v");
+	pageferry("vm", "upgrade", more, "--timeout", SECONDS, "--way", way, "v", "--json");
 	json = printed();
 	check(strstr(json, "\"upgraded\""));
 	module = number(json, "module");
@@ -225,9 +225,9 @@ static void in_a_row(void)
 
 	need_programs();
 	keeper = start_vm();
-	upgrade("auto");
-	upgrade("module");
-	upgrade("auto");
+	upgrade("auto", "--json");
+	upgrade("module", "--strict");
+	upgrade("auto", "--strict");
 	pageferry("vm", "stop", "v");
 	ends_well(keeper, LOG);
 	note("%zu rounds", ticks());

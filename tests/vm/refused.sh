@@ -78,6 +78,9 @@ early_refusals()
 	ok "$1: a QEMU that is no program" refused "vm: /etc/passwd: not a program" --qemu /etc/passwd
 	ok "$1: another RAM size" refused_by_keeper ".*memory size does not match" \
 		--qemu "$tmp/other-ram"
+	[ -e /dev/pageferry ] ||
+		ok "$1: strict without the module" refused_by_keeper "--strict: pageferry.ko can't be used" \
+			--strict
 	ok "$1: it ends with an error" refused_by_keeper "the new QEMU ended with status 3: one; two" \
 		--qemu "$tmp/broken"
 	ok "$1: it talks without end" refused_by_keeper "the new QEMU ended with status 3: .*no end" \
