@@ -250,6 +250,7 @@ static int acknowledged(struct ferry_give *give)
 	give->committed_at = give->push.asked_at = clock_ns();
 	give->report.shadow_ns = (uint64_t)(give->committed_at - give->shadow_at);
 	strict_begin(give);
+	merged_begin(give);
 	park("give.committed");
 	return 0;
 }

@@ -18,6 +18,7 @@ struct give_range {
 	uint64_t *left;	     /* a bit for each page that the taker does not have yet */
 	uint64_t nblocks;
 	uint64_t *closed;    /* a bit for each block that is dealt with: given and released */
+	uint64_t *unmerged;  /* a bit for each block that had pages of KSM's, see give_merged.c */
 	bool stageable;	     /* both sides have the same offset within 2 MiB */
 };
 
@@ -78,6 +79,7 @@ struct ferry_give {
 	uint64_t pages_left;
 	int module;	   /* the kernel module; -1: pages are copied */
 	bool strict;	   /* and that is an error */
+	bool pushing;	   /* nobody waits for the page */
 	struct refusals refusals;
 	struct pusher push;
 	struct hist latency;
@@ -112,6 +114,12 @@ struct strict_cursor {
 void strict_begin(struct ferry_give *give);
 /* One more look, before the commit. 1: there is more; 0: all can move; -EBUSY: one page can't; -errno. */
 int strict_step(struct ferry_give *give, struct strict_cursor *at);
+
+/* give_merged.c */
+/* The memory is the taker's: from now on merged pages are unmerged where that is needed. */
+void merged_begin(struct ferry_give *give);
+/* Had the block merged pages? It has none any more then, and may have many of zeros. */
+bool merged_was(const struct give_range *gr, uint64_t block);
 
 /* give_push.c */
 void push_init(struct ferry_give *give);

@@ -171,12 +171,13 @@ static uint32_t kind_of(const struct ferry_give *give, const struct push_block *
 
 	if (!b->populated[page - b->first])
 		return FERRY_ANSWER_ZERO;
-	/* To look at what is in it would cost more than to move it. */
-	if (give->module >= 0)
+	/* To look at what is in it would cost more than to move it; but what KSM merges is mostly zero. */
+	if (give->module >= 0 && !merged_was(b->range, b->block))
 		return ANSWER_MODULE;
 	__builtin_prefetch(base + (page + AHEAD) * FERRY_PAGE);
-	return scan_is_zero(base + page * FERRY_PAGE, FERRY_PAGE) ? FERRY_ANSWER_ZERO
-								  : FERRY_ANSWER_COPY;
+	if (scan_is_zero(base + page * FERRY_PAGE, FERRY_PAGE))
+		return FERRY_ANSWER_ZERO;
+	return give->module >= 0 ? ANSWER_MODULE : FERRY_ANSWER_COPY;
 }
 
 /* Pages of the block from @page on that travel the same way, at most a chunk. */
@@ -238,7 +239,10 @@ static int push_run(struct ferry_give *give, uint64_t page)
 		return 1;
 	}
 	ans.len = n * FERRY_PAGE < room ? n * FERRY_PAGE : room;
-	switch (resolve_push(at, dst, &ans, &done, &error)) {
+	give->pushing = true;
+	enum resolved resolved = resolve_push(at, dst, &ans, &done, &error);
+	give->pushing = false;
+	switch (resolved) {
 	case RESOLVED_INSTALLED:
 		give->report.bytes[give_way(ans.kind)] += give_mark(gr, page, done / FERRY_PAGE) *
 							  FERRY_PAGE;

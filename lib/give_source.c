@@ -163,7 +163,8 @@ int give_range_init(struct give_range *gr, struct ferry_give *give, const struct
 	gr->nblocks = (r->addr + r->len - 1) / FERRY_HUGE - r->addr / FERRY_HUGE + 1;
 	gr->left = calloc(gr->npages / 64 + 1, sizeof(*gr->left));
 	gr->closed = calloc(gr->nblocks / 64 + 1, sizeof(*gr->closed));
-	if (!gr->left || !gr->closed)
+	gr->unmerged = calloc(gr->nblocks / 64 + 1, sizeof(*gr->unmerged));
+	if (!gr->left || !gr->closed || !gr->unmerged)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < gr->npages; i++)
 		gr->left[i / 64] |= 1ull << i % 64;
@@ -175,4 +176,5 @@ void give_range_fini(struct give_range *gr)
 {
 	free(gr->left);
 	free(gr->closed);
+	free(gr->unmerged);
 }

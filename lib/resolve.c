@@ -57,6 +57,9 @@ static int move_or_copy(struct resolve_at at, uint64_t addr, struct ferry_answer
 	unsigned int waited = 0;
 	int ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
 
+	if (!*done && ret == -EBUSY && at.refusals && at.refusals->mend &&
+	    at.refusals->mend(at.refusals->arg, answer->from))
+		ret = module_move(at.module, at.uffd, addr, answer->from, FERRY_PAGE, done);
 	/* As a whole: one page of it alone would split what is a huge page. */
 	while (!*done && ret == -EBUSY && refusals_wait(at.refusals, &waited))
 		ret = module_move(at.module, at.uffd, addr, answer->from, len, done);

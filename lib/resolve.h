@@ -34,6 +34,9 @@ enum resolved {
 struct refusals {
 	unsigned int waits; /* of 1 ms, in all; 0: a page that is in use is copied at once */
 	uint64_t pages;
+	/* Before that: can the one who has it make the page at @from movable? It is tried again then. */
+	bool (*mend)(void *arg, const void *from);
+	void *arg;
 };
 
 /* Where an answer is carried out. */

@@ -97,6 +97,7 @@ size_t working_set(size_t len);
 	X(cgroup)                                                                                  \
 	X(handover)                                                                                \
 	X(strict)                                                                                  \
+	X(merged)                                                                                  \
 	X(kill)                                                                                    \
 	X(race)                                                                                    \
 	X(ask)                                                                                     \

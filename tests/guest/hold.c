@@ -97,6 +97,6 @@ uint64_t ksm_merged(pid_t pid)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/ksm_merging_pages", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/ksm_merging_pages", (int)(pid ? pid : getpid()));
 	return file_number(path);
 }

@@ -108,8 +108,9 @@ bool near_kb(uint64_t is, uint64_t want, uint64_t slack)
 struct look {
 	uint64_t from, to;
 	const char *field;
+	const char *flag;
 	uint64_t kb;
-	unsigned int mappings;
+	unsigned int mappings, flagged;
 	bool inside;
 };
 
@@ -123,12 +124,15 @@ static void look_at_line(struct look *look, const char *line)
 		look->mappings += look->inside;
 	} else if (look->inside && !strncmp(line, look->field, n) && line[n] == ':') {
 		look->kb += strtoull(line + n + 1, NULL, 10);
+	} else if (look->inside && look->flag && !strncmp(line, "VmFlags:", 8)) {
+		look->flagged += strstr(line, look->flag) != NULL;
 	}
 }
 
-static struct look smaps(pid_t pid, uint64_t addr, size_t len, const char *field)
+static struct look smaps(pid_t pid, uint64_t addr, size_t len, const char *field,
+			 const char *flag)
 {
-	struct look look = {.from = addr, .to = addr + len, .field = field};
+	struct look look = {.from = addr, .to = addr + len, .field = field, .flag = flag};
 	char path[64], line[1024];
 	FILE *f;
 
@@ -142,12 +146,19 @@ static struct look smaps(pid_t pid, uint64_t addr, size_t len, const char *field
 
 uint64_t smaps_kb(pid_t pid, uint64_t addr, size_t len, const char *field)
 {
-	return smaps(pid, addr, len, field).kb;
+	return smaps(pid, addr, len, field, NULL).kb;
 }
 
 unsigned int smaps_mappings(pid_t pid, uint64_t addr, size_t len)
 {
-	return smaps(pid, addr, len, "Rss").mappings;
+	return smaps(pid, addr, len, "Rss", NULL).mappings;
+}
+
+bool smaps_mergeable(pid_t pid, uint64_t addr, size_t len)
+{
+	struct look look = smaps(pid, addr, len, "Rss", " mg");
+
+	return look.mappings && look.flagged == look.mappings;
 }
 
 /* ---- pages */
@@ -248,6 +259,25 @@ void find_holes(pid_t pid, uint64_t addr, bool *holes, size_t npages)
 		holes[i] = !(entries[at] & (PM_PRESENT | PM_SWAPPED));
 	}
 	close(fd);
+}
+
+size_t count_same(pid_t pid, uint64_t addr, pid_t other, uint64_t there, size_t len)
+{
+	int fds[2] = {open_pagemap(pid), open_pagemap(other)};
+	uint64_t a[512], b[512];
+	size_t same = 0;
+
+	for (size_t done = 0, n; done < len / PAGE; done += n) {
+		n = len / PAGE - done < 512 ? len / PAGE - done : 512;
+		read_pagemap(fds[0], addr + done * PAGE, a, n);
+		read_pagemap(fds[1], there + done * PAGE, b, n);
+		for (size_t i = 0; i < n; i++)
+			same += (a[i] & PM_PRESENT) && (b[i] & PM_PRESENT) &&
+				(a[i] & FRAME) == (b[i] & FRAME);
+	}
+	close(fds[0]);
+	close(fds[1]);
+	return same;
 }
 
 uint64_t page_frame(pid_t pid, uint64_t addr)

@@ -25,6 +25,8 @@ uint64_t meminfo_kb(const char *field);
 uint64_t smaps_kb(pid_t pid, uint64_t addr, size_t len, const char *field);
 /* The kernel's counters are not exact. */
 bool near_kb(uint64_t is, uint64_t want, uint64_t slack);
+/* Is all that is mapped of the range MADV_MERGEABLE? */
+bool smaps_mergeable(pid_t pid, uint64_t addr, size_t len);
 /* How many mappings touch the range. */
 unsigned int smaps_mappings(pid_t pid, uint64_t addr, size_t len);
 
@@ -48,6 +50,8 @@ size_t count_holes(pid_t pid, uint64_t addr, size_t len);
 void find_holes(pid_t pid, uint64_t addr, bool *holes, size_t npages);
 /* Its frame number, or 0. */
 uint64_t page_frame(pid_t pid, uint64_t addr);
+/* How many pages of both are one and the same: present, and in the same frame. */
+size_t count_same(pid_t pid, uint64_t addr, pid_t other, uint64_t there, size_t len);
 /* KPF_* of linux/kernel-page-flags.h; 0 for one that is not present. */
 uint64_t page_kflags(pid_t pid, uint64_t addr);
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "harness.h"
+#include "proc.h"
 #include "rom.h"
 
 #define SUBJECT   "vm"
@@ -143,6 +144,44 @@ static void goes_on(void)
 	await(WAIT_MS, ticks() >= before + 3);
 }
 
+#define RAM (64 * MIB)
+
+/* Where that QEMU has the VM's memory. */
+static uint64_t ram_of(pid_t pid)
+{
+	uint64_t start, end;
+	char path[64], line[512];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	FILE *f = file_open(path);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx rw-p 00000000 00:00 0", &start, &end) == 2 &&
+		    end - start == RAM) {
+			fclose(f);
+			return start;
+		}
+	test_failed(__FILE__, __LINE__, "process %d has no RAM of a VM", (int)pid);
+}
+
+/* The pid of its QEMU. */
+static pid_t qemu_now(void)
+{
+	pageferry("vm", "status", "--json", "v");
+	char *json = printed();
+	pid_t pid = (pid_t)number(json, "pid");
+
+	free(json);
+	return pid;
+}
+
+/* As QEMU does it by itself, unless it is told not to (mem-merge=off): in each new one anew. */
+static void is_mergeable(void)
+{
+	pid_t pid = qemu_now();
+
+	check(smaps_mergeable(pid, ram_of(pid), RAM));
+}
+
 /* Returns its keeper. */
 static pid_t start_vm(void)
 {
@@ -175,6 +214,7 @@ static pid_t start_vm(void)
 	keeper = start(argv, LOG);
 	goes_on();
 	note("the VM runs after %lld ms", (long long)(now_ms() - begin));
+	is_mergeable();
 	return keeper;
 }
 
@@ -194,6 +234,7 @@ static void upgrade(char *way, char *more)
 	check(module >= ROM_LEN - STRAY);
 	check(copy <= STRAY);
 	free(json);
+	is_mergeable();
 	goes_on();
 }
 
