@@ -321,6 +321,9 @@ int ferry_move(struct ferry_move *move);
  * arrived, pages are lost: the taker is told at once, and every lost page is poisoned, so that an
  * access gets SIGBUS; it is never silently zero. A page that the taker's program has discarded
  * meanwhile (MADV_DONTNEED) and not used again counts as lost then, since only the giver knew.
+ *
+ * When it is done the giver's ranges are empty and still mapped. While it lives the taker can give the memory
+ * back by another hand-over, into that same place: see "Going back" in ferry_give(3).
  */
 enum ferry_phase {
 	FERRY_PHASE_OFFER,

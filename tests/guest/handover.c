@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -37,6 +38,32 @@ static int commit(struct ferry_give *g, const struct giving *what)
 	return err;
 }
 
+/* Round by round, since there is always something to be woken for. */
+static int wait_half_way(struct ferry_give *g)
+{
+	struct ferry_report report = { .size = sizeof(report) };
+	int wake = eventfd(1, EFD_CLOEXEC), err;
+
+	check_call(wake);
+	do {
+		err = ferry_give_wait(g, FERRY_PHASE_DONE, wake);
+		check_is(ferry_give_report(g, &report), 0);
+	} while (err == 1 && report.total - report.left < GIVEN_FILLED / 2);
+	close(wake);
+	return err == 1 ? 0 : err;
+}
+
+static int drain(struct ferry_give *g, const struct giving *what)
+{
+	int err = what->half_way ? wait_half_way(g) : 0;
+
+	if (err)
+		return err;
+	if (what->half_way)
+		what->half_way();
+	return ferry_give_wait(g, FERRY_PHASE_DONE, -1);
+}
+
 static int until_done(struct ferry_give *g, const struct giving *what)
 {
 	int err = ferry_give_wait(g, FERRY_PHASE_ATTACHED, -1);
@@ -47,7 +74,7 @@ static int until_done(struct ferry_give *g, const struct giving *what)
 		err = ferry_give_wait(g, FERRY_PHASE_READY, -1);
 	if (!err)
 		err = commit(g, what);
-	return err ? err : ferry_give_wait(g, FERRY_PHASE_DONE, -1);
+	return err ? err : drain(g, what);
 }
 
 static void note_report(const struct ferry_give *g)
@@ -61,24 +88,32 @@ static void note_report(const struct ferry_give *g)
 }
 
 /* The giver, from its first word to its last. */
-static int64_t give(const uint64_t *arg)
+int giving_run(int sock, const struct giving *what)
 {
-	struct giving what = {arg[1], (uint32_t)arg[2], (uint32_t)arg[3], (uint32_t)arg[4],
-			      (bool (*)(enum moment, uint64_t))arg[5]};
-	struct ferry_range range = {.addr = what.addr, .len = GIVEN_LEN, .flags = what.range_flags};
-	struct ferry_offer offer = {&range, 1, NULL, 0};
+	struct ferry_range range = { .addr = what->addr,
+				     .len = GIVEN_LEN,
+				     .flags = what->range_flags };
+	struct ferry_offer offer = { &range, 1, NULL, 0 };
 	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
 	struct ferry_give *g;
 
-	opts.ways = what.ways;
-	opts.flags = what.flags;
-	int err = ferry_give_open(&g, (int)arg[0], &offer, &opts);
+	opts.ways = what->ways;
+	opts.flags = what->flags;
+	int err = ferry_give_open(&g, sock, &offer, &opts);
 	if (err)
 		return err;
-	err = until_done(g, &what);
+	err = until_done(g, what);
 	note_report(g);
 	ferry_give_close(g, NULL);
 	return err;
+}
+
+static int64_t run_giving(const uint64_t *arg)
+{
+	struct giving what = { arg[1], (uint32_t)arg[2], (uint32_t)arg[3], (uint32_t)arg[4],
+			       (bool (*)(enum moment, uint64_t))arg[5], (void (*)(void))arg[6] };
+
+	return giving_run((int)arg[0], &what);
 }
 
 static int64_t run_given(const uint64_t *arg)
@@ -122,8 +157,8 @@ int giving_begin(struct peer *giver, const struct giving *g)
 	check_call(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
 	int sock = peer_give_fd(giver, pair[0]);
 	close(pair[0]);
-	peer_begin(giver, give, (uint64_t)sock, g->addr, g->ways, g->flags, g->range_flags,
-		   (uint64_t)g->at);
+	peer_begin(giver, run_giving, (uint64_t)sock, g->addr, g->ways, g->flags, g->range_flags,
+		   (uint64_t)g->at, (uint64_t)g->half_way);
 	return pair[1];
 }
 

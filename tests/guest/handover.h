@@ -25,12 +25,16 @@ struct giving {
 	uint32_t ways, flags, range_flags;
 	/* Runs in the giver; after COMMIT_REFUSED true: try again. */
 	bool (*at)(enum moment moment, uint64_t addr);
+	/* Runs in it, and nothing is served meanwhile, when half of what is filled has gone. */
+	void (*half_way)(void);
 };
 
 /* A peer that has memory to give. */
 struct peer *giver_of(unsigned int how, uint64_t *addr);
 /* Begins to give to whoever has the other end of the socket that is returned. */
 int giving_begin(struct peer *giver, const struct giving *g);
+/* The same, all of it, in this process. */
+int giving_run(int sock, const struct giving *g);
 /* The taker, up to the commit; @at is where it has it. What ferry_take_commit() says. */
 int take_until_commit(struct ferry_take **t, int sock, unsigned int how, uint64_t *at);
 /* The rest of it, with the contents checked while they come; what the giver says. */

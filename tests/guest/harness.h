@@ -98,6 +98,7 @@ size_t working_set(size_t len);
 	X(handover)                                                                                \
 	X(strict)                                                                                  \
 	X(merged)                                                                                  \
+	X(rollback)                                                                                 \
 	X(kill)                                                                                    \
 	X(race)                                                                                    \
 	X(ask)                                                                                     \
