@@ -51,4 +51,4 @@ pack()
 command -v cpio >/dev/null || { echo "1..0 # SKIP no cpio"; exit; }
 pack || { echo "QEMU can't be packed" >&2; exit 1; }
 rm -rf "$dir/root"
-MORE=$dir/more TEST=${TEST-vm/probe,vm/huge_pages,vm/small_pages} LIMIT=${LIMIT:-430} tests/guest/module.sh
+MORE=$dir/more TEST=${TEST-vm/probe,vm/huge_pages,vm/small_pages,vm/strict} LIMIT=${LIMIT:-430} tests/guest/module.sh

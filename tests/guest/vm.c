@@ -12,7 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -238,6 +242,68 @@ static void upgrade(char *way, char *more)
 	goes_on();
 }
 
+/* ---- a page of the VM that can't move */
+
+/* A system call in the stopped thread: its program stands right behind one, and is put back there. */
+static long call_there(pid_t pid, long number, uint64_t a, uint64_t b, uint64_t c)
+{
+	struct user_regs_struct was, regs;
+	int status;
+
+	check_call(ptrace(PTRACE_GETREGS, pid, NULL, &was));
+	regs = was;
+	regs.rip -= 2; /* the SYSCALL instruction */
+	check_is(ptrace(PTRACE_PEEKTEXT, pid, regs.rip, NULL) & 0xffff, 0x050f);
+	regs.orig_rax = (unsigned long long)-1; /* nothing to be restarted */
+	regs.rax = (unsigned long long)number;
+	regs.rdi = a;
+	regs.rsi = b;
+	regs.rdx = c;
+	regs.r10 = 0;
+	check_call(ptrace(PTRACE_SETREGS, pid, NULL, &regs));
+	check_call(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL));
+	check_is(waitpid(pid, &status, __WALL), pid);
+	check(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
+	check_call(ptrace(PTRACE_GETREGS, pid, NULL, &regs));
+	check_call(ptrace(PTRACE_SETREGS, pid, NULL, &was));
+	return (long)regs.rax;
+}
+
+/* The page at @addr goes into a pipe, too, and is held by it as by a device. Returns the reading end there. */
+static int hold(pid_t pid, uint64_t addr)
+{
+	struct user_regs_struct regs;
+	union {
+		int ends[2];
+		long word;
+	} pipe;
+	int status;
+
+	check_call(ptrace(PTRACE_ATTACH, pid, NULL, NULL));
+	check_is(waitpid(pid, &status, __WALL), pid);
+	check_call(ptrace(PTRACE_GETREGS, pid, NULL, &regs));
+	/* Below its stack, and below what a function may use there without asking. */
+	uint64_t scratch = (regs.rsp - 1024) & ~15ull;
+	check_is(call_there(pid, SYS_pipe, scratch, 0, 0), 0);
+	pipe.word = ptrace(PTRACE_PEEKDATA, pid, scratch, NULL);
+	check_call(ptrace(PTRACE_POKEDATA, pid, scratch, addr));
+	check_call(ptrace(PTRACE_POKEDATA, pid, scratch + 8, PAGE));
+	check_is(call_there(pid, SYS_vmsplice, (uint64_t)pipe.ends[1], scratch, 1), PAGE);
+	check_call(ptrace(PTRACE_DETACH, pid, NULL, NULL));
+	return pipe.ends[0];
+}
+
+static void let_go(pid_t pid, int reading_end)
+{
+	char path[64], page[PAGE];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, reading_end);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	check_call(fd);
+	check_is(read(fd, page, PAGE), PAGE);
+	close(fd);
+}
+
 /* ---- tests */
 
 static void need_programs(void)
@@ -287,9 +353,38 @@ static void small_pages(void)
 	in_a_row();
 }
 
+/* The VM goes on in the old QEMU; and once nothing holds the page, in a new one. */
+static void strict(void)
+{
+	int status;
+
+	need_programs();
+	pid_t keeper = start_vm(), old = qemu_now();
+	int end = hold(old, ram_of(old) + MIB);
+	check_is(waitpid(start((char *const[]){PAGEFERRY, "vm", "upgrade", "--strict", "--timeout",
+					       SECONDS, "v", NULL},
+			       OUT),
+			 &status, 0) > 0, 1);
+	char *text = printed();
+	note("%.*s", (int)strcspn(text, "\n"), text);
+	check(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	check(strstr(text, "--strict: a page of guest memory can't move"));
+	check(strstr(text, "the VM goes on in the old QEMU"));
+	free(text);
+	check_is(qemu_now(), old);
+	goes_on();
+	let_go(old, end);
+	upgrade("auto", "--strict");
+	check(qemu_now() != old);
+	pageferry("vm", "stop", "v");
+	ends_well(keeper, LOG);
+	check_call(unlink(TICKS));
+}
+
 const struct test vm_tests[] = {
 	TEST(probe, .by_name = true),
 	TEST(huge_pages, .by_name = true, .seconds = 180),
 	TEST(small_pages, .by_name = true, .seconds = 180),
+	TEST(strict, .by_name = true, .seconds = 180),
 	{.name = NULL},
 };
