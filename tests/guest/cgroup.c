@@ -4,13 +4,12 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
 #include <unistd.h>
 
+#include "group.h"
 #include "harness.h"
 #include "peer.h"
 #include "pf.h"
@@ -19,84 +18,7 @@
 
 #define SUBJECT "cgroup"
 
-#define ROOT    "/sys/fs/cgroup"
-#define LEN     (16 * MIB)
-/* Each CPU charges ahead, and what the kernel keeps about a process is charged, too. */
-#define SLACK_KB 1024
-
-/* ---- groups */
-
-static void set(const char *group, const char *file, const char *value)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
-	check_is(file_write(path, value), 0);
-}
-
-static uint64_t get_kb(const char *group, const char *file)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
-	return file_number(path) / 1024;
-}
-
-/* A line of memory.stat or memory.events. */
-static uint64_t get_line(const char *group, const char *file, const char *name)
-{
-	char path[128], line[128];
-	size_t n = strlen(name);
-	uint64_t value = 0;
-	bool found = false;
-	FILE *f;
-
-	snprintf(path, sizeof(path), ROOT "/%s/%s", group, file);
-	f = file_open(path);
-	while (fgets(line, sizeof(line), f) && !found) {
-		found = !strncmp(line, name, n) && line[n] == ' ';
-		value = strtoull(line + n, NULL, 10);
-	}
-	fclose(f);
-	if (!found)
-		test_failed(__FILE__, __LINE__, "%s: no %s", path, name);
-	return value;
-}
-
-static void make_group(const char *group)
-{
-	char path[128];
-
-	if (file_write(ROOT "/cgroup.subtree_control", "+memory"))
-		test_skip("no memory cgroups");
-	snprintf(path, sizeof(path), ROOT "/%s", group);
-	/* A test that has failed has left it. */
-	rmdir(path);
-	check_call(mkdir(path, 0755));
-}
-
-static void end_group(const char *group)
-{
-	char path[128];
-
-	/* Small changes are added up every other second. */
-	await(6000, get_line(group, "memory.stat", "anon") == 0);
-	check_is(get_line(group, "memory.stat", "anon_thp"), 0);
-	check_is(get_line(group, "memory.events", "oom_kill"), 0);
-	check(near_kb(get_kb(group, "memory.current"), 0, SLACK_KB));
-	snprintf(path, sizeof(path), ROOT "/%s", group);
-	await(5000, rmdir(path) == 0);
-}
-
-static struct peer *peer_in(const char *group)
-{
-	struct peer *p = peer_start();
-	char pid[16];
-
-	snprintf(pid, sizeof(pid), "%d", (int)peer_pid(p));
-	set(group, "cgroup.procs", pid);
-	return p;
-}
+#define LEN (16 * MIB)
 
 /* ---- tests */
 
@@ -106,25 +28,25 @@ static void follows(unsigned int how)
 	struct end giver, taker;
 	uint64_t giver_kb, taker_kb;
 
-	make_group("giver");
-	make_group("taker");
-	giver = giver_make(peer_in("giver"), LEN, how);
-	taker = taker_make(peer_in("taker"), LEN, how);
-	giver_kb = get_kb("giver", "memory.current");
-	taker_kb = get_kb("taker", "memory.current");
+	group_make("giver");
+	group_make("taker");
+	giver = giver_make(group_peer("giver"), LEN, how);
+	taker = taker_make(group_peer("taker"), LEN, how);
+	giver_kb = group_kb("giver", "memory.current");
+	taker_kb = group_kb("taker", "memory.current");
 	check(giver_kb >= LEN / 1024);
 	pf_move_all(pf, &taker, &giver);
-	check(near_kb(get_kb("giver", "memory.current"), giver_kb - LEN / 1024, SLACK_KB));
-	check(near_kb(get_kb("taker", "memory.current"), taker_kb + LEN / 1024, SLACK_KB));
-	check(near_kb(get_line("giver", "memory.stat", "anon") / 1024, 0, SLACK_KB));
-	check(near_kb(get_line("taker", "memory.stat", "anon") / 1024, LEN / 1024, SLACK_KB));
+	check(near_kb(group_kb("giver", "memory.current"), giver_kb - LEN / 1024, SLACK_KB));
+	check(near_kb(group_kb("taker", "memory.current"), taker_kb + LEN / 1024, SLACK_KB));
+	check(near_kb(group_line("giver", "memory.stat", "anon") / 1024, 0, SLACK_KB));
+	check(near_kb(group_line("taker", "memory.stat", "anon") / 1024, LEN / 1024, SLACK_KB));
 	if (how == MAP_HUGE)
-		check_is(get_line("taker", "memory.stat", "anon_thp"), LEN);
+		check_is(group_line("taker", "memory.stat", "anon_thp"), LEN);
 	end_stop(&giver);
-	end_group("giver");
+	group_end("giver");
 	end_verify(&taker, taker.addr, giver.addr, LEN);
 	end_stop(&taker);
-	end_group("taker");
+	group_end("taker");
 }
 
 static void small(void)
@@ -144,20 +66,20 @@ static void same_group(void)
 	struct end giver, taker;
 	uint64_t kb;
 
-	make_group("both");
-	giver = giver_make(peer_in("both"), LEN, MAP_4K);
-	taker = taker_make(peer_in("both"), LEN, MAP_4K);
-	kb = get_kb("both", "memory.current");
+	group_make("both");
+	giver = giver_make(group_peer("both"), LEN, MAP_4K);
+	taker = taker_make(group_peer("both"), LEN, MAP_4K);
+	kb = group_kb("both", "memory.current");
 	for (int i = 0; i < 3; i++) {
 		pf_move_all(pf, &taker, &giver);
-		check(near_kb(get_kb("both", "memory.current"), kb, SLACK_KB));
+		check(near_kb(group_kb("both", "memory.current"), kb, SLACK_KB));
 		pf_move_all(pf, &giver, &taker);
-		check(near_kb(get_kb("both", "memory.current"), kb, SLACK_KB));
+		check(near_kb(group_kb("both", "memory.current"), kb, SLACK_KB));
 	}
 	giver_keeps(&giver);
 	end_stop(&giver);
 	end_stop(&taker);
-	end_group("both");
+	group_end("both");
 }
 
 /* From a group to the root, which has no limit and no count, and back. */
@@ -167,18 +89,18 @@ static void root(void)
 	struct end giver, taker;
 	uint64_t kb;
 
-	make_group("giver");
-	giver = giver_make(peer_in("giver"), LEN, MAP_4K);
+	group_make("giver");
+	giver = giver_make(group_peer("giver"), LEN, MAP_4K);
 	taker = taker_start(LEN, MAP_4K);
-	kb = get_kb("giver", "memory.current");
+	kb = group_kb("giver", "memory.current");
 	pf_move_all(pf, &taker, &giver);
-	check(near_kb(get_kb("giver", "memory.current"), kb - LEN / 1024, SLACK_KB));
+	check(near_kb(group_kb("giver", "memory.current"), kb - LEN / 1024, SLACK_KB));
 	pf_move_all(pf, &giver, &taker);
-	check(near_kb(get_kb("giver", "memory.current"), kb, SLACK_KB));
+	check(near_kb(group_kb("giver", "memory.current"), kb, SLACK_KB));
 	giver_keeps(&giver);
 	end_stop(&giver);
 	end_stop(&taker);
-	end_group("giver");
+	group_end("giver");
 }
 
 /* Half of it fits. The rest stays, and comes when there is room. Nobody is killed. */
@@ -188,20 +110,20 @@ static void limit(unsigned int how)
 	struct end giver, taker;
 	uint64_t done;
 
-	make_group("giver");
-	make_group("taker");
-	giver = giver_make(peer_in("giver"), LEN, how);
-	taker = taker_make(peer_in("taker"), LEN, how);
-	set("taker", "memory.swap.max", "0");
-	set("taker", "memory.max", "8388608");
+	group_make("giver");
+	group_make("taker");
+	giver = giver_make(group_peer("giver"), LEN, how);
+	taker = taker_make(group_peer("taker"), LEN, how);
+	group_set("taker", "memory.swap.max", "0");
+	group_set("taker", "memory.max", "8388608");
 	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, LEN, &done),
 		 -ENOMEM);
 	note("%zu KiB fit into 8 MiB", (size_t)(done / 1024));
 	check(done < 8 * MIB);
 	check(done >= 3 * MIB);
-	check_is(get_line("taker", "memory.events", "oom_kill"), 0);
+	check_is(group_line("taker", "memory.events", "oom_kill"), 0);
 	/* Before it does anything: there would be no room for that either. */
-	set("taker", "memory.max", "max");
+	group_set("taker", "memory.max", "max");
 	check_is(count_holes(peer_pid(giver.peer), giver.addr, done), done / PAGE);
 	check_is(count_holes(peer_pid(giver.peer), giver.addr + done, LEN - done), 0);
 	end_verify(&giver, giver.addr + done, giver.addr + done, LEN - done);
@@ -212,9 +134,9 @@ static void limit(unsigned int how)
 	giver_is_empty(&giver);
 	end_verify(&taker, taker.addr, giver.addr, LEN);
 	end_stop(&giver);
-	end_group("giver");
+	group_end("giver");
 	end_stop(&taker);
-	end_group("taker");
+	group_end("taker");
 }
 
 static void limit_small(void)
@@ -233,18 +155,18 @@ static void giver_at_limit(void)
 	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
 	struct end giver, taker;
 
-	make_group("giver");
-	make_group("taker");
-	giver = giver_make(peer_in("giver"), LEN, MAP_4K);
-	taker = taker_make(peer_in("taker"), LEN, MAP_4K);
-	set("giver", "memory.high", "8388608");
+	group_make("giver");
+	group_make("taker");
+	giver = giver_make(group_peer("giver"), LEN, MAP_4K);
+	taker = taker_make(group_peer("taker"), LEN, MAP_4K);
+	group_set("giver", "memory.high", "8388608");
 	pf_move_all(pf, &taker, &giver);
 	giver_is_empty(&giver);
 	end_verify(&taker, taker.addr, giver.addr, LEN);
 	end_stop(&giver);
-	end_group("giver");
+	group_end("giver");
 	end_stop(&taker);
-	end_group("taker");
+	group_end("taker");
 }
 
 /* The giver's group is gone, and its pages live on in another's. */
@@ -253,18 +175,18 @@ static void group_removed(void)
 	int pf = pf_open_with(PAGEFERRY_FEATURE_MEMCG);
 	struct end giver, taker;
 
-	make_group("giver");
-	make_group("taker");
-	giver = giver_make(peer_in("giver"), LEN, MAP_HUGE);
-	taker = taker_make(peer_in("taker"), LEN, MAP_4K);
+	group_make("giver");
+	group_make("taker");
+	giver = giver_make(group_peer("giver"), LEN, MAP_HUGE);
+	taker = taker_make(group_peer("taker"), LEN, MAP_4K);
 	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, LEN - PAGE, NULL),
 		 0);
 	end_stop(&giver);
-	end_group("giver");
+	group_end("giver");
 	peer_fill(taker.peer, taker.addr, LEN - PAGE, 1, SEED);
 	peer_verify(taker.peer, taker.addr, LEN - PAGE, 1, SEED);
 	end_stop(&taker);
-	end_group("taker");
+	group_end("taker");
 }
 
 /* ---- with a copy in swap */
@@ -277,7 +199,7 @@ static void are_charged_to(const struct end *e, const char *group)
 	struct stat st;
 
 	check_call(fd);
-	snprintf(path, sizeof(path), ROOT "/%s", group);
+	snprintf(path, sizeof(path), GROUPS "/%s", group);
 	check_call(stat(path, &st));
 	peer_read_pages(e->peer, e->addr, e->len);
 	for (uint64_t at = e->addr; at < e->addr + e->len; at += PAGE) {
@@ -295,14 +217,14 @@ static void pair_in_swap_cache(struct end *giver, struct end *taker)
 	const size_t len = MIB;
 
 	swap_on(ZRAM);
-	make_group("giver");
-	make_group("taker");
-	*giver = giver_make(peer_in("giver"), len, MAP_4K);
-	*taker = taker_make(peer_in("taker"), len, MAP_4K);
+	group_make("giver");
+	group_make("taker");
+	*giver = giver_make(group_peer("giver"), len, MAP_4K);
+	*taker = taker_make(group_peer("taker"), len, MAP_4K);
 	peer_page_out(giver->peer, giver->addr, len);
 	check_is(peer_madvise(giver->peer, giver->addr, len, MADV_WILLNEED), 0);
 	check_is(count_pages(peer_pid(giver->peer), giver->addr, len, PM_SWAPPED), len / PAGE);
-	check_is(get_kb("giver", "memory.swap.current"), len / 1024);
+	check_is(group_kb("giver", "memory.swap.current"), len / 1024);
 }
 
 static void end_pair(struct end *giver, struct end *taker)
@@ -310,8 +232,8 @@ static void end_pair(struct end *giver, struct end *taker)
 	end_stop(giver);
 	end_stop(taker);
 	check_call(swapoff(ZRAM));
-	end_group("giver");
-	end_group("taker");
+	group_end("giver");
+	group_end("taker");
 }
 
 /* In the cache and mapped nowhere: charged as memory and as swap, and both go along. */
@@ -323,8 +245,8 @@ static void cached(void)
 	pair_in_swap_cache(&giver, &taker);
 	pf_move_all(pf, &taker, &giver);
 	giver_is_empty(&giver);
-	check_is(get_kb("giver", "memory.swap.current"), 0);
-	check_is(get_kb("taker", "memory.swap.current"), taker.len / 1024);
+	check_is(group_kb("giver", "memory.swap.current"), 0);
+	check_is(group_kb("taker", "memory.swap.current"), taker.len / 1024);
 	end_verify(&taker, taker.addr, giver.addr, taker.len);
 	are_charged_to(&taker, "taker");
 	end_pair(&giver, &taker);
@@ -337,12 +259,12 @@ static void cached_refused(void)
 	struct end giver, taker;
 
 	pair_in_swap_cache(&giver, &taker);
-	set("taker", "memory.swap.max", "0");
+	group_set("taker", "memory.swap.max", "0");
 	check_is(pf_move(pf, 0, taker.uffd, giver.uffd, taker.addr, giver.addr, taker.len, NULL),
 		 -ENOMEM);
-	check_is(get_kb("giver", "memory.swap.current"), giver.len / 1024);
+	check_is(group_kb("giver", "memory.swap.current"), giver.len / 1024);
 	are_charged_to(&giver, "giver");
-	set("taker", "memory.swap.max", "max");
+	group_set("taker", "memory.swap.max", "max");
 	pf_move_all(pf, &taker, &giver);
 	are_charged_to(&taker, "taker");
 	end_pair(&giver, &taker);
@@ -356,10 +278,10 @@ static void slot_kept(void)
 
 	pair_in_swap_cache(&giver, &taker);
 	peer_read_pages(giver.peer, giver.addr, giver.len);
-	check_is(get_kb("giver", "memory.swap.current"), giver.len / 1024);
+	check_is(group_kb("giver", "memory.swap.current"), giver.len / 1024);
 	pf_move_all(pf, &taker, &giver);
-	check_is(get_kb("giver", "memory.swap.current"), 0);
-	check_is(get_kb("taker", "memory.swap.current"), taker.len / 1024);
+	check_is(group_kb("giver", "memory.swap.current"), 0);
+	check_is(group_kb("taker", "memory.swap.current"), taker.len / 1024);
 	peer_page_out(taker.peer, taker.addr, taker.len);
 	end_verify(&taker, taker.addr, giver.addr, taker.len);
 	are_charged_to(&taker, "taker");

@@ -3,23 +3,16 @@
  * What a move costs: run by bench/module, with QEMU's -icount, where a nanosecond of the guest's clock
  * is an instruction. Each figure is a line of JSON in a comment of the TAP.
  */
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "figure.h"
 #include "harness.h"
 #include "lib/uffd_abi.h"
 #include "peer.h"
 #include "pf.h"
-#include "proc.h"
+#include "tracing.h"
 
 #define SUBJECT "cost"
 
@@ -34,21 +27,6 @@ static uint64_t clock_now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static void figure(const char *name, uint64_t *cost, uint64_t units)
-{
-	qsort(cost, ROUNDS, sizeof(*cost), by_value);
-	note("figure {\"name\":\"%s\",\"median\":%.1f,\"min\":%.1f,\"max\":%.1f}", name,
-	     (double)cost[ROUNDS / 2] / (double)units, (double)cost[0] / (double)units,
-	     (double)cost[ROUNDS - 1] / (double)units);
 }
 
 enum by {
@@ -136,45 +114,20 @@ static void measure(void)
 	nap_ms(SETTLE_S * 1000);
 	for (int i = 0; i < ROUNDS; i++)
 		cost[i] = one_round(r);
-	figure(r->name, cost, r->how & MAP_HUGE ? r->len / BLOCK : r->len / PAGE);
+	figure(r->name, cost, ROUNDS, r->how & MAP_HUGE ? r->len / BLOCK : r->len / PAGE);
 }
 
 /* ---- flushes */
-
-static void tracing_write(const char *file, const char *text)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), "/sys/kernel/tracing/%s", file);
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	check_call(fd);
-	check_call(write(fd, text, strlen(text)));
-	close(fd);
-}
-
-static unsigned int count_lines(const char *path, const char *word)
-{
-	unsigned int n = 0;
-	char line[512];
-	FILE *f = fopen(path, "re");
-
-	check(f);
-	while (fgets(line, sizeof(line), f))
-		n += strstr(line, word) && line[0] != '#';
-	fclose(f);
-	return n;
-}
 
 static void flushes(void)
 {
 	struct end giver = giver_start(LARGE, MAP_4K), taker = taker_start(LARGE, MAP_4K);
 
-	if (mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL))
-		test_skip("no tracefs");
+	tracing_open();
 	tracing_write("events/pageferry/pageferry_flush/enable", "1");
 	move_by_module(pf_open(), &taker, &giver, LARGE, false);
 	tracing_write("events/pageferry/pageferry_flush/enable", "0");
-	unsigned int n = count_lines("/sys/kernel/tracing/trace", "pageferry_flush:");
+	unsigned int n = tracing_count("pageferry_flush:");
 	note("figure {\"name\":\"pages_per_flush\",\"median\":%.1f}",
 	     n ? (double)(LARGE / PAGE) / n : 0);
 	check(n);
