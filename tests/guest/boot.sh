@@ -18,7 +18,9 @@ command -v qemu-system-x86_64 >/dev/null || skip_all "no qemu-system-x86_64"
 command -v cpio >/dev/null || skip_all "no cpio"
 [ -x "$B/tests/guest/init" ] || { echo "$B/tests/guest/init is not built: run make tests" >&2; exit 1; }
 
-tmp=$(mktemp -d) || exit 1
+# shellcheck source=scripts/scratch.sh
+. scripts/scratch.sh
+make_scratch
 # QEMU is a process of this script's group, so it dies with it; and by itself when this script is killed.
 end()
 {
