@@ -109,7 +109,8 @@ size_t working_set(size_t len);
 	X(churn)                                                                                   \
 	X(kvm)                                                                                     \
 	X(vm)                                                                                      \
-	X(cost)
+	X(cost)                                                                                    \
+	X(ways)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)
 
