@@ -98,8 +98,8 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
 
-# The demo's packages don't include those of the tests.
-demo: BUILT = $(B)/bench/vm
+# The demo's packages don't include those of the tests, and the guest's init needs none.
+demo: BUILT = $(B)/bench/vm $(B)/tests/guest/init
 check check-debug: BUILT = all tests
 demo check check-debug:
 	@scripts/install-deps $@
