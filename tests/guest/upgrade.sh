@@ -8,47 +8,37 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 B=${B:-build}
 
-qemu=$(command -v qemu-system-x86_64) || { echo "1..0 # SKIP no qemu-system-x86_64"; exit; }
+command -v qemu-system-x86_64 >/dev/null || { echo "1..0 # SKIP no qemu-system-x86_64"; exit; }
+command -v cpio >/dev/null || { echo "1..0 # SKIP no cpio"; exit; }
 for file in "$B/pageferry" "$B/libpageferry-preload.so"; do
 	[ -f "$file" ] || { echo "$file is not built: run make" >&2; exit 1; }
 done
 
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
+# shellcheck source=scripts/scratch.sh
+. scripts/scratch.sh
+# shellcheck source=tests/guest/pack.sh
+. tests/guest/pack.sh
+make_scratch
+guest=
+trap '[ -z "$guest" ] || { kill "$guest" && wait "$guest"; }; rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# What they are linked to, with the dynamic linker, one path a line
-libraries()
+# pageferry and its library are in a folder of theirs.
+fill()
 {
-	ldd "$@" | grep -o '/[^ ]* (0x' | sed 's/ (0x$//' | sort -u
+	local own=("$B/pageferry" "$B/libpageferry-preload.so") files
+
+	pack_begin && pack_qemu && mkdir "$root/pageferry" && cp "${own[@]}" "$root/pageferry/" || return
+	mapfile -t files < <(pack_libraries "${own[@]}")
+	pack "${files[@]}" && pack_end "$tmp/more"
 }
 
-# The option ROM that every PC has
-firmware()
-{
-	local data
-
-	"$qemu" -L help | while IFS= read -r data; do
-		[ ! -f "$data/kvmvapic.bin" ] || realpath -s "$data/kvmvapic.bin"
-	done
-}
-
-# Each where it is here; pageferry and its library in a folder of theirs
-pack()
-{
-	local own=("$B/pageferry" "$B/libpageferry-preload.so") emulator files
-
-	mkdir -p "$dir/root/pageferry" "$dir/root/usr/bin" || return
-	cp "${own[@]}" "$dir/root/pageferry/" || return
-	cp -L "$qemu" "$dir/root/usr/bin/qemu-system-x86_64" || return
-	# Debian's QEMU has its emulator in a file of its own.
-	mapfile -t emulator < <(find /usr/lib /usr/lib64 -path '*/qemu/accel-tcg-x86_64.so' 2>/dev/null)
-	mapfile -t files < <(libraries "$qemu" "${own[@]}" "${emulator[@]}"; firmware)
-	cp -L --parents "${emulator[@]}" "${files[@]}" "$dir/root" || return
-	(cd "$dir/root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$dir/more"
-}
-
-command -v cpio >/dev/null || { echo "1..0 # SKIP no cpio"; exit; }
-pack || { echo "QEMU can't be packed" >&2; exit 1; }
-rm -rf "$dir/root"
-MORE=$dir/more TEST=${TEST-vm/probe,vm/huge_pages,vm/small_pages,vm/strict} LIMIT=${LIMIT:-430} tests/guest/module.sh
+fill || { echo "QEMU can't be packed" >&2; exit 1; }
+# In the background, since a signal has to wait for what isn't.
+MORE=$tmp/more TEST=${TEST-vm/probe,vm/huge_pages,vm/small_pages,vm/strict} LIMIT=${LIMIT:-430} \
+	setpriv --pdeathsig TERM tests/guest/module.sh &
+guest=$!
+wait "$guest"
+status=$?
+guest=
+exit $status
