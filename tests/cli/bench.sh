@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# needs: userfaultfd
 #
 # The benches, in their quick mode: what they print is well-formed and complete, and memory that did
 # not arrive as it was makes them fail. What they measure is not judged here.

@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
+# needs: userfaultfd
 #
 # examples/exec keeps its memory and its process id; examples/serve sees the file that it is given.
 cd "$(dirname "$0")/../.." || exit 1

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* needs: userfaultfd */
 /*
  * examples/kv replaces its own program under load: no request is lost or answered wrongly, no
  * connection ends, nothing is left over; and when the new program isn't up to it, the old one

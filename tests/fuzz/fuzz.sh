@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
+# needs: userfaultfd
 #
 # The fuzzers' own drivers, each for some seconds. FUZZ_SECONDS sets how many.
 set -u

@@ -110,7 +110,8 @@ size_t working_set(size_t len);
 	X(kvm)                                                                                     \
 	X(vm)                                                                                      \
 	X(cost)                                                                                    \
-	X(ways)
+	X(ways)                                                                                    \
+	X(user)
 #define DECLARE_TESTS(name) extern const struct test name##_tests[];
 SUBJECTS(DECLARE_TESTS)
 

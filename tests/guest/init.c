@@ -4,10 +4,11 @@
  *
  *	pf.test=NAME,...	run these only, or all of a subject
  *	pf.module=NAME		the module under test; none: it isn't unloaded
+ *	pf.program=PATH		for user/program
  *	pf.slow=N		a kernel that is so many times slower: N times the time, less memory
  *
  * Its last line, "# verdict: ok", says that it came to its end and found nothing wrong. The console
- *is the kernel's; TAP goes to the second serial port.
+ * is the kernel's; TAP goes to the second serial port.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -165,7 +166,7 @@ static void judge(void)
 
 int main(void)
 {
-	char select[512], module[64], slow[16];
+	char select[512], module[64], slow[16], program[128];
 
 	/* A test has its peer exec something, and there is nothing else. */
 	if (getpid() != 1)
@@ -175,6 +176,7 @@ int main(void)
 		slowness = (unsigned int)atoi(slow);
 	if (!slowness)
 		fail("pf.slow=%s", slow);
+	setenv("PF_PROGRAM", param(program, sizeof(program), "pf.program"), 1);
 	param(select, sizeof(select), "pf.test");
 	param(module, sizeof(module), "pf.module");
 	for (size_t i = 0; i < COUNT(subjects); i++)

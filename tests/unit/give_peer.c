@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* needs: userfaultfd */
 /*
  * The giver against a taker that is late, gone, wrong or hostile. The other end of the socket is
  * this test, message by message.
