@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "lib/uffd.h"
 #include "tests/lib/serve.h"
@@ -117,12 +118,14 @@ static uint64_t read_at(const char *path, off_t at)
 	return value;
 }
 
+/* Linux 6.12 has the flag of KSM for every anonymous page; only one that is merged is mapped twice. */
 static bool is_merged(const char *page)
 {
 	uint64_t entry = read_at("/proc/self/pagemap", (off_t)((uintptr_t)page / PAGE * 8));
 	uint64_t frame = entry & ((1ull << 55) - 1);
+	bool exclusive = entry >> 56 & 1;
 
-	return read_at("/proc/kpageflags", (off_t)(frame * 8)) >> 21 & 1;
+	return !exclusive && (read_at("/proc/kpageflags", (off_t)(frame * 8)) >> 21 & 1);
 }
 
 static void merged(struct scene *s)
@@ -458,23 +461,67 @@ static const struct row rows[] = {
 	{"dead process: ESRCH", dead_process, {-EINVAL, 0, 0}, {-ESRCH, 0, 0}, false},
 };
 
+static void huge_pinned_scene(struct scene *s)
+{
+	*s = (struct scene){.fd = -1};
+	s->uffd = open_uffd(UFFD_FEATURE_MOVE);
+	s->src = map_memory(BLOCK, 0);
+	s->dst = map_memory(BLOCK, 0);
+	if (!make_huge(s->src, BLOCK))
+		SKIP("no huge pages are given here");
+	for (unsigned int i = 0; i < BLOCK / PAGE; i++)
+		fill_page(s->src + i * PAGE, i);
+	pin(s, s->src + 5 * PAGE, PAGE);
+	assert_int_equal(uffd_register(s->uffd, (uintptr_t)s->dst, BLOCK,
+				       UFFDIO_REGISTER_MODE_MISSING, NULL),
+			 0);
+}
+
+static void huge_pinned_end(struct scene *s)
+{
+	close(s->fd);
+	close(s->uffd);
+	unmap(s->src, BLOCK);
+	unmap(s->dst, BLOCK);
+}
+
+static int move_part(void *arg)
+{
+	struct scene s;
+	uint64_t done;
+
+	(void)arg;
+	huge_pinned_scene(&s);
+	uffd_move(s.uffd, (uintptr_t)s.dst, (uintptr_t)s.src, 3 * PAGE, 0, &done);
+	return 0;
+}
+
+/* In Linux 6.12 UFFDIO_MOVE tries for ever to split what can't be split. */
+static bool kernel_returns(void)
+{
+	int64_t until = now_ms() + 5000;
+	pid_t pid = spawn(move_part, NULL);
+	pid_t ended;
+
+	while ((ended = waitpid(pid, NULL, WNOHANG)) == 0 && now_ms() < until)
+		poll(NULL, 0, 5);
+	if (!ended)
+		kill_and_reap(pid);
+	return ended != 0;
+}
+
 /* A pinned huge page can't be split, so no part of it moves. */
 static void test_huge_pinned(void **state)
 {
-	struct scene s = {.fd = -1};
+	struct scene s;
 
 	(void)state;
-	s.uffd = open_uffd(UFFD_FEATURE_MOVE);
-	s.src = map_memory(BLOCK, 0);
-	s.dst = map_memory(BLOCK, 0);
-	if (!make_huge(s.src, BLOCK))
-		SKIP("no huge pages are given here");
-	for (unsigned int i = 0; i < BLOCK / PAGE; i++)
-		fill_page(s.src + i * PAGE, i);
-	pin(&s, s.src + 5 * PAGE, PAGE);
-	assert_int_equal(
-		uffd_register(s.uffd, (uintptr_t)s.dst, BLOCK, UFFDIO_REGISTER_MODE_MISSING, NULL),
-		0);
+	/* What is missing is told by this process. */
+	huge_pinned_scene(&s);
+	huge_pinned_end(&s);
+	if (!kernel_returns())
+		SKIP("this kernel's UFFDIO_MOVE doesn't return from a part of a pinned huge page");
+	huge_pinned_scene(&s);
 	struct ferry_move m = {.size = sizeof(m), .uffd = s.uffd, .flags = FERRY_MOVE_STRICT};
 	for (unsigned int first = 0; first < 2; first++) {
 		m.dst = (uintptr_t)s.dst + first * PAGE;
@@ -495,10 +542,7 @@ static void test_huge_pinned(void **state)
 		assert_true(page_has(s.dst + i * PAGE, i));
 		assert_false(page_present(s.src + i * PAGE));
 	}
-	close(s.fd);
-	close(s.uffd);
-	unmap(s.src, BLOCK);
-	unmap(s.dst, BLOCK);
+	huge_pinned_end(&s);
 }
 
 int main(void)
