@@ -12,14 +12,14 @@ static struct ferry_report report;
 int64_t giver_run(const uint64_t *arg)
 {
 	struct ferry_range ranges[] = {
-		{ .addr = arg[ARG_ADDR], .len = arg[ARG_LEN] },
-		{ .addr = arg[ARG_ADDR2], .len = arg[ARG_LEN2], .id = 1 },
+		{.addr = arg[ARG_ADDR], .len = arg[ARG_LEN]},
+		{.addr = arg[ARG_ADDR2], .len = arg[ARG_LEN2], .id = 1},
 	};
-	struct ferry_offer offer = { ranges, arg[ARG_LEN2] ? 2 : 1, NULL, 0 };
+	struct ferry_offer offer = {ranges, arg[ARG_LEN2] ? 2 : 1, NULL, 0};
 	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
 	struct ferry_give *g;
 
-	report = (struct ferry_report){ .size = sizeof(report) };
+	report = (struct ferry_report){.size = sizeof(report)};
 	opts.ways = (uint32_t)arg[ARG_WAYS];
 	int err = ferry_give_open(&g, (int)arg[ARG_SOCK], &offer, &opts);
 	if (!err)

@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * For peer_begin(): socket, ways, then address and length of one range or of two. From its first word to
- * its last; returns 0 or -errno.
+ * For peer_begin(): socket, ways, then address and length of one range or of two. From its first
+ * word to its last; returns 0 or -errno.
  */
 int64_t giver_run(const uint64_t *arg);
 /* For peer_do(), afterwards: the bytes that went by this way, of enum ferry_way. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * A program that needs nothing of the module: a test of the library or of the command, which can't run on the
- * machine outside, see tests/guest/run. Here it finds about what it would find there. Each line that it prints
- * is a comment that begins with "| "; the exit status follows.
+ * A program that needs nothing of the module: a test of the library or of the command, which can't
+ * run on the machine outside, see tests/guest/run. Here it finds about what it would find there.
+ * Each line that it prints is a comment that begins with "| "; the exit status follows.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,11 +21,11 @@
 
 #define SUBJECT "user"
 
-#define TOP	"/pageferry" /* the folder that the source is in */
+#define TOP     "/pageferry" /* the folder that the source is in */
 
 static void loopback_up(void)
 {
-	struct ifreq req = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	struct ifreq req = {.ifr_name = "lo", .ifr_flags = IFF_UP};
 	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	check_call(sock);
@@ -96,5 +96,5 @@ static void program(void)
 
 const struct test user_tests[] = {
 	TEST(program, .by_name = true, .seconds = 3600),
-	{ .name = NULL },
+	{.name = NULL},
 };

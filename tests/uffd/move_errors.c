@@ -118,7 +118,7 @@ static uint64_t read_at(const char *path, off_t at)
 	return value;
 }
 
-/* Linux 6.12 has the flag of KSM for every anonymous page; only one that is merged is mapped twice. */
+/* Linux 6.12 gives all anonymous pages the flag of KSM; only one that is merged is mapped twice. */
 static bool is_merged(const char *page)
 {
 	uint64_t entry = read_at("/proc/self/pagemap", (off_t)((uintptr_t)page / PAGE * 8));
