@@ -175,10 +175,11 @@ static void pf_put_back(struct pf_op *op, const struct pf_tables *t, unsigned in
 /*
  * Without its frame: writable, as the source was made exclusive for, and no shadow stack; soft-dirty
  * always, and not protected by userfaultfd, so that whoever tracks changes at the destination sees it.
+ * Only bits, no entry yet: as one it would be of frame 0, which is something else to Xen, or nothing.
  */
 static pte_t pf_moved_pte(const struct vm_area_struct *vma)
 {
-	return pte_mkwrite_novma(pte_mksoft_dirty(__pte(pgprot_val(vma->vm_page_prot))));
+	return pte_mkwrite_novma(pte_mksoft_dirty(native_make_pte(pgprot_val(vma->vm_page_prot))));
 }
 
 static void pf_install_zero(struct pf_op *op, unsigned long addr, pte_t *ptep)
@@ -195,7 +196,7 @@ static void pf_install_zero(struct pf_op *op, unsigned long addr, pte_t *ptep)
 static unsigned int pf_install(struct pf_op *op, const struct pf_tables *t, unsigned int n)
 {
 	const pte_t moved = pf_moved_pte(op->dst.vma);
-	const unsigned long clean = pte_val(moved), dirty = pte_val(pte_mkdirty(moved));
+	const unsigned long clean = native_pte_val(moved), dirty = native_pte_val(pte_mkdirty(moved));
 	pgoff_t index = linear_page_index(op->dst.vma, op->dst.addr);
 	unsigned long addr = op->dst.addr;
 	unsigned int i;
