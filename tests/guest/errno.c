@@ -528,6 +528,29 @@ static void bad_pointers(void)
 	check_is(pf_ioctl(pf, PAGEFERRY_IOC_MOVE, edge), -EFAULT);
 }
 
+/* It is read by words: over a border of pages, and right up to a page that can't be read. */
+static void odd_pointers(void)
+{
+	const struct row none = {.want = 0};
+	struct scene s = scene_make(&none);
+	char *next = (char *)peer_map(NULL, 0, 2 * PAGE, MAP_4K) + PAGE;
+	struct pageferry_info info = {.size = sizeof(info)};
+	int pf = pf_open();
+
+	memcpy(next - 13, &info, sizeof(info));
+	check_is(pf_ioctl(pf, PAGEFERRY_IOC_INFO, next - 13), 0);
+	memcpy(&info, next - 13, sizeof(info));
+	check_is(info.size, sizeof(info));
+	check_is(info.abi, PAGEFERRY_ABI);
+	check_is(peer_mprotect(NULL, (uintptr_t)next, PAGE, PROT_NONE), 0);
+	memcpy(next - sizeof(s.move), &s.move, sizeof(s.move));
+	check_is(pf_ioctl(pf, PAGEFERRY_IOC_MOVE, next - sizeof(s.move)), 0);
+	memcpy(&s.move, next - sizeof(s.move), sizeof(s.move));
+	check_is(s.move.moved, LEN);
+	s.done = LEN;
+	scene_verify(&s);
+}
+
 static void answer_not_writable(void)
 {
 	struct pageferry_info *arg = (void *)peer_map(NULL, 0, PAGE, MAP_4K);
@@ -544,6 +567,7 @@ const struct test errno_tests[] = {
 	TEST(move_sizes),
 	TEST(unknown_ioctls),
 	TEST(bad_pointers),
+	TEST(odd_pointers),
 	TEST(answer_not_writable),
 	ROW(nothing, 0, .moved = 4),
 	ROW(unknown_mode, -EINVAL, .cure = no_mode),
