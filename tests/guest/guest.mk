@@ -6,7 +6,10 @@ GUEST_TEST_C := $(wildcard tests/guest/*.[cS]) guest/boot.c guest/pattern.c
 GUEST_TEST_H := $(wildcard tests/guest/*.h) guest/boot.h guest/pattern.h lib/uffd_abi.h \
                 include/linux/pageferry.h
 
+# Not with a library that has sanitizers in it: they are not for PID 1.
+ifeq ($(SAN),)
 tests: $(B)/tests/guest/init
+endif
 $(B)/tests/guest/init: $(GUEST_TEST_C) $(GUEST_TEST_H) $(B)/libpageferry.a
 	@mkdir -p $(@D)
 	$(CC) $(GUEST_FLAGS) -g -Iinclude -I. -static -pthread -o $@ \
