@@ -141,15 +141,14 @@ static bool processes_from_json(struct json_object *root, struct state *state)
 
 static bool aside_from_json(struct json_object *object, struct aside *aside)
 {
-	const char *name = json_get_string(object, "name");
 	int64_t dev, ino;
 
-	if (!name || !json_get_int(object, "dev", INT64_MIN, INT64_MAX, &dev) ||
+	if (!json_get_int(object, "dev", INT64_MIN, INT64_MAX, &dev) ||
 	    !json_get_int(object, "ino", INT64_MIN, INT64_MAX, &ino))
 		return false;
 	aside->dev = (uint64_t)dev;
 	aside->ino = (uint64_t)ino;
-	aside->name = strdup(name);
+	aside->name = json_copy_string(json_get(object, "name", json_type_string));
 	return aside->name;
 }
 

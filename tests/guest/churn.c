@@ -320,7 +320,7 @@ static void khugepaged(void)
  */
 
 /* The last word of each page is written to all the time. */
-#define LAST (PATTERN_WORDS - 1)
+#define LAST (PATTERN_WORDS - 1ul)
 
 static _Noreturn void be_child(const uint64_t *arg)
 {

@@ -129,8 +129,8 @@ static void flushes(void)
 	move_by_module(pf_open(), &taker, &giver, LARGE, false);
 	tracing_write("events/pageferry/pageferry_flush/enable", "0");
 	unsigned int n = tracing_count("pageferry_flush:");
-	note("figure {\"name\":\"pages_per_flush\",\"median\":%.1f}",
-	     n ? (double)(LARGE / PAGE) / n : 0);
+	const uint64_t pages = LARGE / PAGE;
+	note("figure {\"name\":\"pages_per_flush\",\"median\":%.1f}", n ? (double)pages / n : 0);
 	check(n);
 	end_stop(&giver);
 	end_stop(&taker);

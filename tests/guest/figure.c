@@ -13,8 +13,10 @@ static int by_value(const void *a, const void *b)
 
 void figure(const char *name, uint64_t *values, size_t n, uint64_t units)
 {
+	const size_t middle = n / 2;
+
 	qsort(values, n, sizeof(*values), by_value);
 	note("figure {\"name\":\"%s\",\"median\":%.1f,\"min\":%.1f,\"max\":%.1f}", name,
-	     (double)values[n / 2] / (double)units, (double)values[0] / (double)units,
+	     (double)values[middle] / (double)units, (double)values[0] / (double)units,
 	     (double)values[n - 1] / (double)units);
 }

@@ -82,12 +82,11 @@ static size_t arrived(uint64_t at)
  */
 static void watch(const struct scene *s, uint64_t at)
 {
-	size_t least = NPAGES, merged, here;
+	size_t least = NPAGES, merged;
 
-	while ((here = arrived(at)) < NPAGES) {
+	while (arrived(at) < NPAGES) {
 		merged = merged_at_giver(s);
-		here = arrived(at);
-		check(merged + here + BLOCK / PAGE >= NPAGES);
+		check(merged + arrived(at) + BLOCK / PAGE >= NPAGES);
 		least = merged < least ? merged : least;
 	}
 	note("down to %zu merged pages of %zu while they came", least, NPAGES);

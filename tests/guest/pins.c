@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "guest/pattern.h"
@@ -219,8 +218,8 @@ static void direct_round(struct pinner *p, int disk)
 {
 	unsigned int n, first = choose(p, &n);
 	uint8_t *at = page_at(p, first);
-	const ssize_t len = n * PAGE;
-	const off_t where = first * PAGE;
+	const ssize_t len = (ssize_t)(n * PAGE);
+	const off_t where = (off_t)(first * PAGE);
 
 	if (below(&p->random, HURRY)) {
 		check_is(pwrite(disk, at, (size_t)len, where), len);
@@ -439,7 +438,7 @@ static void make_ends(const struct pins_row *row)
 /* Two threads with half of the pages each. */
 static void start_pinners(const struct pins_row *row, int *threads)
 {
-	unsigned int half = run.pages / 2;
+	const uint64_t half = run.pages / 2;
 
 	for (unsigned int i = 0; i < 2; i++)
 		threads[i] = peer_thread(run.giver.peer, pinners[row->kind], run.giver.addr,

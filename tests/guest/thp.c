@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /* Huge pages: whole where both sides allow it, else as small ones; never wrong. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "harness.h"

@@ -85,11 +85,12 @@ static void program(void)
 	close(out[1]);
 	FILE *f = fdopen(out[0], "r");
 	check(f);
-	while (fgets(line, sizeof(line), f)) {
+	while (f && fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
 		note("| %s", line);
 	}
-	fclose(f);
+	if (f)
+		fclose(f);
 	check_is(waitpid(pid, &status, 0), pid);
 	note("status %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }

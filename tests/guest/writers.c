@@ -6,6 +6,7 @@
  * end the pages hold what all threads together have added.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -239,7 +240,7 @@ static int64_t check_words(const uint64_t *arg)
 		uint64_t sum = 0;
 
 		for (unsigned int w = 0; w < WRITERS; w++) {
-			uint64_t is = words[64 * (1 + w)], added = all->added[w][i];
+			uint64_t is = words[64ul * (1 + w)], added = all->added[w][i];
 
 			if (is != added)
 				test_failed(__FILE__, __LINE__,
@@ -304,7 +305,7 @@ static void check_faults(void)
 	tally_note(&all->faults, "faults");
 	tally_note(&all->shuffles, "ranges");
 	if (run.row->huge)
-		note("%llu KiB are huge pages", (unsigned long long)(huge_kb(0) + huge_kb(1)));
+		note("%" PRIu64 " KiB are huge pages", huge_kb(0) + huge_kb(1));
 	check(all->faults.pages > 0);
 	check(all->shuffles.pages > 0);
 }

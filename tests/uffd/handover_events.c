@@ -293,7 +293,7 @@ static void test_moved_and_lost(void **state)
  * The same in the very moment in which the taker looks whether anything is missing: what it can't
  * be sure of must not be overlooked.
  */
-static _Atomic(const struct taker *) move_at_look;
+static const struct taker *_Atomic move_at_look;
 static pthread_t mover;
 
 FILE *fopen(const char *path, const char *mode)

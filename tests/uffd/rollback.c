@@ -63,7 +63,9 @@ static unsigned char *map(void)
 {
 	void *mem = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return mem == MAP_FAILED ? NULL : mem;
+	if (mem == MAP_FAILED)
+		abort();
+	return mem;
 }
 
 /* The contents of page i: of the @generation if it is one that changes. */
