@@ -165,6 +165,19 @@ vm_runs()
 	vm_is "$1" running >/dev/null
 }
 
+# The other QEMU of the VM "vm" than process $old, in $new
+find_new()
+{
+	local pid pids
+
+	read -ra pids <"/proc/${keeper[vm]}/task/${keeper[vm]}/children"
+	for pid in "${pids[@]}"; do
+		# shellcheck disable=SC2154,SC2034 # the test's own
+		[ "$pid" != "$old" ] && new=$pid && return
+	done
+	return 1
+}
+
 # Its exit status, once the keeper has ended.
 keeper_status()
 {

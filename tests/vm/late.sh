@@ -57,16 +57,6 @@ is_stopped()
 	grep -q '^State:[[:space:]]*T' "/proc/$1/status"
 }
 
-find_new()
-{
-	local pid
-
-	for pid in $(cat "/proc/${keeper[vm]}/task/${keeper[vm]}/children"); do
-		[ "$pid" != "$old" ] && new=$pid && return
-	done
-	return 1
-}
-
 # Our thread in a process, and no other: for as long as the tracer lives.
 stop_library()
 {

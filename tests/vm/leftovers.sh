@@ -29,16 +29,6 @@ start()
 	old=$(field vm pid)
 }
 
-find_new()
-{
-	local pid
-
-	for pid in $(cat "/proc/${keeper[vm]}/task/${keeper[vm]}/children"); do
-		[ "$pid" != "$old" ] && new=$pid && return
-	done
-	return 1
-}
-
 is_stopped()
 {
 	grep -q '^State:[[:space:]]*T' "/proc/$new/status" 2>/dev/null

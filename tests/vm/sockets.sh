@@ -71,7 +71,7 @@ shares()
 {
 	local n
 
-	n=$(shared "$1") && echo "shared: $n" && [ "$n" "${@:2}" ]
+	n=$(shared "$1") && echo "shared: $n" && test "$n" "${@:2}"
 }
 
 # vnc NAME: its port; QEMU has taken the first one that it could get
