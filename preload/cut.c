@@ -2,13 +2,23 @@
 /*
  * From the commit on nobody may speak to the old QEMU any more: a QMP `cont` would let it run a guest
  * whose memory is leaving, and a connection to a port that both QEMUs listen on for a moment would
- * end with it. Its sockets are shut, and a terminal that it shares with the new QEMU is left to that.
+ * end with it. Its sockets are shut, and the input that it shares with the new QEMU is left to that.
+ *
+ * QEMU itself must neither mind nor fight it. It closes a connection that has ended; at a listening
+ * socket that is shut its threads would accept without end. A connection that it has to have it makes
+ * again, at a server that may be waiting for the new QEMU. And the threads of some of its libraries
+ * speak to each other by pairs of sockets, and abort QEMU when one ends.
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "preload/vm.h"
@@ -17,6 +27,7 @@
 static ino_t *inherited;
 static size_t ninherited;
 static bool all_known;
+static _Atomic bool is_cut;
 
 static bool is_socket(int fd, ino_t *inode)
 {
@@ -77,27 +88,83 @@ static bool is_inherited(ino_t inode)
 	return false;
 }
 
+/* Neither end has a name: nobody has come to it from outside. */
+static bool is_pair(int fd)
+{
+	struct sockaddr_un own, peer;
+	socklen_t own_len = sizeof(own), peer_len = sizeof(peer);
+
+	return !getsockname(fd, (struct sockaddr *)&own, &own_len) && own.sun_family == AF_UNIX &&
+	       !getpeername(fd, (struct sockaddr *)&peer, &peer_len) &&
+	       own_len == sizeof(own.sun_family) && peer_len == sizeof(peer.sun_family);
+}
+
+/* Its end can be read from it, and will be. */
+static bool is_connection(int fd)
+{
+	int type = 0;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof(type)}) &&
+	       type == SOCK_STREAM &&
+	       !getpeername(fd, &(struct sockaddr){0}, &(socklen_t){sizeof(struct sockaddr)});
+}
+
+static void replace(int fd, int by)
+{
+	if (by < 0)
+		return;
+	dup3(by, fd, O_CLOEXEC);
+	close(by);
+}
+
+static void cut_socket(int fd)
+{
+	int was = -1;
+
+	/* Nothing ever comes from what is there then, nor an end. */
+	if (!is_connection(fd)) {
+		was = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		replace(fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	}
+	/* Whoever waits for it just now does so for what it was. */
+	shutdown(was < 0 ? fd : was, SHUT_RDWR);
+	if (was >= 0)
+		close(was);
+}
+
 static bool cut(int fd, const void *arg)
 {
 	const int *own = arg;
 	ino_t inode;
 
-	if (is_socket(fd, &inode)) {
-		if (fd != *own && !is_inherited(inode))
-			shutdown(fd, SHUT_RDWR);
-	} else if (fd != STDOUT_FILENO && fd != STDERR_FILENO && isatty(fd)) {
-		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-		if (null >= 0) {
-			dup3(null, fd, O_CLOEXEC);
-			close(null);
-		}
-	}
+	if (fd == STDOUT_FILENO || fd == STDERR_FILENO || fd == *own)
+		return true;
+	if (fd == STDIN_FILENO || isatty(fd))
+		replace(fd, open("/dev/null", O_RDWR | O_CLOEXEC));
+	else if (is_socket(fd, &inode) && !is_inherited(inode) && !is_pair(fd))
+		cut_socket(fd);
 	return true;
 }
 
 void cut_visitors(int own)
 {
-	if (all_known)
-		each_descriptor(cut, &own);
+	if (!all_known)
+		return;
+	is_cut = true;
+	/* Once more for who came in meanwhile. */
+	each_descriptor(cut, &own);
+	each_descriptor(cut, &own);
+}
+
+/* Who wants to connect now waits until this process ends; an error would be told to the user. */
+static int connect_unless_cut(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	while (is_cut)
+		poll(NULL, 0, -1);
+	return (int)syscall(SYS_connect, fd, addr, len);
+}
+
+__attribute__((visibility("default"))) int connect(int fd, __CONST_SOCKADDR_ARG arg, socklen_t len)
+{
+	return connect_unless_cut(fd, arg.__sockaddr__, len);
 }

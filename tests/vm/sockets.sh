@@ -155,6 +155,68 @@ cut_off_from_old()
 	status_is 0 && vm_is cut running
 }
 
+# serve SOCKET: takes whoever comes, and says so
+serve()
+{
+	exec perl -MIO::Socket::UNIX -e '
+		$| = 1;
+		my $s = IO::Socket::UNIX->new(Local => shift, Listen => 5) or die "$!";
+		while (my $c = $s->accept) { push @clients, $c; print "came\n" }' "$1"
+}
+
+came()
+{
+	[ "$(grep -c came "$tmp/came")" -eq "$1" ]
+}
+
+# What process $1 has used of the CPUs so far, in ticks
+cpu_time()
+{
+	sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
+}
+
+is_idle()
+{
+	local before
+
+	before=$(cpu_time "$1") && sleep 1 && [ $(($(cpu_time "$1") - before)) -lt 20 ]
+}
+
+is_upgraded()
+{
+	[ "$(field "$1" generation)" = "$2" ]
+}
+
+# The old QEMU has committed and given all its pages, and the new one, stopped, doesn't confirm it: it waits,
+# without a use for a CPU, connects nowhere, and doesn't abort.
+old_is_quiet()
+{
+	local old new client server port spice=()
+
+	port=$(free_port)
+	qemu-system-x86_64 -device help 2>/dev/null | grep -q '"qxl-vga"' &&
+		spice=(-spice "addr=127.0.0.1,port=$port,disable-ticketing=on" -device qxl-vga)
+	serve "$tmp/server" >"$tmp/came" 2>&1 &
+	server=$!
+	wait_until 10 test -S "$tmp/server" &&
+		PAGEFERRY_PRELOAD=$parking PAGEFERRY_PARK=give.all start_vm quiet "${spice[@]}" \
+			-qmp "unix:$tmp/quiet.sock,server=on,wait=off" \
+			-chardev "socket,id=client,path=$tmp/server,reconnect=1" || return
+	old=$(field quiet pid)
+	"$pageferry" vm upgrade quiet >"$tmp/out" 2>"$tmp/err" </dev/null &
+	client=$!
+	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded quiet 2 && wait_until 10 came 2 ||
+		return
+	new=$(field quiet pid)
+	kill -STOP "$new" && kill -CONT "$old" && sleep 1 && is_idle "$old" && sleep 1 && came 2 ||
+		{ echo "not quiet"; kill -CONT "$new"; return 1; }
+	kill -CONT "$new"
+	wait "$client"
+	status=$?
+	kill "$server"
+	status_is 0 && vm_is quiet running
+}
+
 display=$((20000 + RANDOM % 1000))
 printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/hangs"
 chmod +x "$tmp/hangs"
@@ -192,8 +254,11 @@ fi
 if parking=$(realpath "$B/park/libpageferry-preload.so"); then
 	ok "after the commit nobody speaks to the old QEMU" cut_off_from_old
 	run vm stop cut
+	ok "and it is quiet" old_is_quiet
+	run vm stop quiet
 else
 	skip "after the commit nobody speaks to the old QEMU" "no library with parking points"
+	skip "and it is quiet" "the same"
 fi
 ok "the monitor's port is nobody else's" second_is_refused \
 	-monitor "tcp:127.0.0.1:$monitor,server=on,wait=off"
