@@ -193,7 +193,8 @@ static inline bool pf_memcg_differs(const struct pf_op *op, const struct folio *
 static inline void pf_memcg_begin(struct pf_op *op)
 {
 #ifdef CONFIG_MEMCG
-	if (op->memcg || mem_cgroup_disabled())
+	/* For a question nobody is charged, and no room is made. */
+	if (op->memcg || pf_only_checks(op) || mem_cgroup_disabled())
 		return;
 	op->memcg = mem_cgroup_from_task(rcu_dereference(op->dst.mm->owner));
 	if (!op->memcg)

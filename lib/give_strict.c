@@ -69,7 +69,7 @@ int strict_step(struct ferry_give *give, struct strict_cursor *at)
 	int ret = ask(give, gr, at->page, &pages);
 	switch (-ret) {
 	case 0:
-	/* The taker has something there, or nothing any more, or is short of memory: no matter here. */
+	/* The taker has something there, or nothing any more; or there is no memory for a table: no matter here. */
 	case EEXIST:
 	case ENOENT:
 	case ENOMEM:

@@ -54,8 +54,8 @@ struct pageferry_info {
 /*
  * Nothing moves and nobody is woken: the answer, and @moved, are what a move would have given just now. It can
  * be another one a moment later. Two differences: a page that KSM has merged passes, since its owner can
- * have it to himself again (MADV_UNMERGEABLE); and a swap charge that would be refused isn't seen. A huge page
- * that could not move whole is split, as for a move.
+ * have it to himself again (MADV_UNMERGEABLE); and a charge that would be refused isn't seen, since nobody is
+ * charged. A huge page that could not move whole is split, as for a move.
  */
 #define PAGEFERRY_MOVE_CHECK	       (1U << 2)
 

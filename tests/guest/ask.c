@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/swap.h>
 
+#include "group.h"
 #include "harness.h"
 #include "hold.h"
 #include "lib/uffd_abi.h"
@@ -150,6 +151,33 @@ static void merged(void)
 	moves_after(pf, &taker, &giver);
 }
 
+/* What the receiver has no room for could move all the same, and nothing makes room for a question.
+ */
+static void no_room(void)
+{
+	int pf = pf_check_device();
+	struct end giver, taker;
+	char max[32];
+
+	group_make("giver");
+	group_make("taker");
+	giver = giver_make(group_peer("giver"), LEN, MAP_4K);
+	taker = taker_make(group_peer("taker"), LEN, MAP_4K);
+	snprintf(max, sizeof(max), "%llu",
+		 (unsigned long long)group_kb("taker", "memory.current") * 1024 + LEN / 4);
+	group_set("taker", "memory.max", max);
+	ask(pf, &taker, &giver, 0, 0, LEN / PAGE);
+	check_is(group_line("taker", "memory.events", "max"), 0);
+	peer_pin(giver.peer, giver.addr + 9 * PAGE);
+	ask(pf, &taker, &giver, 0, -EBUSY, 9);
+	check_is(group_line("taker", "memory.events", "max"), 0);
+	group_set("taker", "memory.max", "max");
+	peer_unpin(giver.peer);
+	moves_after(pf, &taker, &giver);
+	group_end("giver");
+	group_end("taker");
+}
+
 /* Who waits for a page goes on waiting. */
 static void nobody_is_woken(void)
 {
@@ -173,7 +201,7 @@ static void nobody_is_woken(void)
 }
 
 const struct test ask_tests[] = {
-	TEST(small_pages),     TEST(huge_page),   TEST(swapped), TEST(hole),
-	TEST(pinned),          TEST(pinned_huge), TEST(shared),  TEST(merged),
-	TEST(nobody_is_woken), {.name = NULL},
+	TEST(small_pages), TEST(huge_page),       TEST(swapped),  TEST(hole),
+	TEST(pinned),      TEST(pinned_huge),     TEST(shared),   TEST(merged),
+	TEST(no_room),     TEST(nobody_is_woken), {.name = NULL},
 };
