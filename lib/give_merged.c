@@ -77,5 +77,6 @@ static bool mend(void *arg, const void *from)
 void merged_begin(struct ferry_give *give)
 {
 	give->refusals.arg = give;
-	give->refusals.mend = may_be_merged() ? mend : NULL;
+	/* Where copies are an error, also what ksmd merges only from now on. */
+	give->refusals.mend = give->strict || may_be_merged() ? mend : NULL;
 }

@@ -140,6 +140,35 @@ static void strictly(void)
 	end(&s);
 }
 
+static bool merge_now(enum moment moment, uint64_t addr)
+{
+	(void)addr;
+	if (moment != AFTER_COMMIT)
+		return false;
+	ksm_begin();
+	await(30000, ksm_merged(getpid()) == NPAGES);
+	ksm_end();
+	return false;
+}
+
+/* At the commit nothing is merged yet. */
+static void only_after_the_commit(void)
+{
+	uint64_t addr;
+	struct peer *giver = giver_of(MAP_4K, &addr), *other = peer_start();
+	uint64_t twin = peer_map(other, 0, GIVEN_FILLED, MAP_4K);
+	struct giving how = {.addr = addr, .flags = FERRY_GIVE_STRICT, .at = merge_now};
+
+	peer_fill(other, twin, GIVEN_FILLED, 0, SEED);
+	check_is(peer_madvise(other, twin, GIVEN_FILLED, MADV_MERGEABLE), 0);
+	check_is(peer_madvise(giver, addr, GIVEN_LEN, MADV_MERGEABLE), 0);
+	hand_over(giver, &how, MAP_4K, 0);
+	check_given(giver, SHADOWED * PAGE);
+	check_is(given_refused(giver), 0);
+	peer_end(giver);
+	peer_end(other);
+}
+
 /* Until the commit nothing is unmerged: a giver that goes on has what it had. */
 static void nothing_before_the_commit(void)
 {
@@ -191,6 +220,8 @@ static void zeros(void)
 }
 
 const struct test merged_tests[] = {
-	TEST(round_trip), TEST(on_demand), TEST(strictly), TEST(nothing_before_the_commit),
-	TEST(zeros),      {.name = NULL},
+	TEST(round_trip), TEST(on_demand),
+	TEST(strictly),   TEST(nothing_before_the_commit),
+	TEST(zeros),      TEST(only_after_the_commit),
+	{.name = NULL},
 };
