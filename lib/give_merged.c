@@ -11,6 +11,7 @@
  * block is there that is neither merged nor moved yet. For one page that somebody waits for it
  * would take too long, and that is copied; unless copies are an error.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -54,8 +55,9 @@ static void unmerge(const struct give_range *gr, uint64_t addr)
 		start = gr->r.addr;
 	if (end > gr->r.addr + gr->r.len)
 		end = gr->r.addr + gr->r.len;
-	/* Out of memory it has got somewhere; what it hasn't come to is copied. */
-	madvise((void *)(uintptr_t)start, end - start, MADV_UNMERGEABLE);
+	/* A signal ends it half-way, too. Out of memory what it hasn't come to is copied. */
+	while (madvise((void *)(uintptr_t)start, end - start, MADV_UNMERGEABLE) < 0 && errno == EINTR)
+		;
 }
 
 static bool mend(void *arg, const void *from)
