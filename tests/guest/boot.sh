@@ -75,7 +75,7 @@ boot_guest()
 		-smp "${SMP:-2}" ${ICOUNT:+-icount "$ICOUNT"} -nodefaults -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
 		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
-		-drive "file=$tmp/disk,format=raw,if=virtio,cache=unsafe" \
+		-drive "file=${tmp//,/,,}/disk,format=raw,if=virtio,cache=unsafe" \
 		-serial "file:$tmp/console" -serial stdio </dev/null 1>&"$out" 2>"$tmp/qemu" &
 	qemu=$!
 	exec {out}>&-
