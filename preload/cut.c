@@ -2,7 +2,7 @@
 /*
  * From the commit on nobody may speak to the old QEMU any more: a QMP `cont` would let it run a guest
  * whose memory is leaving, and a connection to a port that both QEMUs listen on for a moment would
- * end with it. Its sockets are shut, and the input that it shares with the new QEMU is left to that.
+ * end with it. Its sockets are shut; those and the input that it shares with the new QEMU are left to that.
  *
  * QEMU itself must neither mind nor fight it. It closes a connection that has ended; at a listening
  * socket that is shut its threads would accept without end. A connection that it has to have it makes
@@ -23,7 +23,7 @@
 
 #include "preload/vm.h"
 
-/* Sockets that QEMU was started with are the new one's, too: it is the same socket in both. */
+/* Sockets that QEMU was started with are the new one's, too: it is the same socket in both, and isn't shut. */
 static ino_t *inherited;
 static size_t ninherited;
 static bool all_known;
@@ -117,14 +117,19 @@ static void replace(int fd, int by)
 	close(by);
 }
 
+/* Nothing ever comes from what is there then, nor an end. */
+static void silence(int fd)
+{
+	replace(fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
 static void cut_socket(int fd)
 {
 	int was = -1;
 
-	/* Nothing ever comes from what is there then, nor an end. */
 	if (!is_connection(fd)) {
 		was = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		replace(fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+		silence(fd);
 	}
 	/* Whoever waits for it just now does so for what it was. */
 	shutdown(was < 0 ? fd : was, SHUT_RDWR);
@@ -132,28 +137,36 @@ static void cut_socket(int fd)
 		close(was);
 }
 
+struct needed {
+	int control, sock;
+};
+
 static bool cut(int fd, const void *arg)
 {
-	const int *own = arg;
+	const struct needed *needed = arg;
 	ino_t inode;
 
-	if (fd == STDOUT_FILENO || fd == STDERR_FILENO || fd == *own)
+	if (fd == STDOUT_FILENO || fd == STDERR_FILENO || fd == needed->control || fd == needed->sock)
 		return true;
 	if (fd == STDIN_FILENO || isatty(fd))
 		replace(fd, open("/dev/null", O_RDWR | O_CLOEXEC));
-	else if (is_socket(fd, &inode) && !is_inherited(inode) && !is_pair(fd))
+	else if (is_socket(fd, &inode) && is_inherited(inode))
+		silence(fd);
+	else if (is_socket(fd, &inode) && !is_pair(fd))
 		cut_socket(fd);
 	return true;
 }
 
-void cut_visitors(int own)
+void cut_visitors(const struct vm *vm, int sock)
 {
+	const struct needed needed = {vm->control, sock};
+
 	if (!all_known)
 		return;
 	is_cut = true;
 	/* Once more for who came in meanwhile. */
-	each_descriptor(cut, &own);
-	each_descriptor(cut, &own);
+	each_descriptor(cut, &needed);
+	each_descriptor(cut, &needed);
 }
 
 /* Who wants to connect now waits until this process ends; an error would be told to the user. */

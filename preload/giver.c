@@ -142,7 +142,7 @@ static void leave(struct vm *vm, struct ferry_give *give, int sock)
 
 	ferry_give_report(give, &report);
 	control_phase(vm, FERRY_PHASE_COMMITTED, &report);
-	cut_visitors(sock);
+	cut_visitors(vm, sock);
 	int ret = drain(vm, give);
 	ferry_give_report(give, &report);
 	/* Strict: all has arrived, though not as it was to; the report has the figure. */

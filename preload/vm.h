@@ -49,8 +49,8 @@ int self_qmp_cancel(struct self_qmp *q);
 /* bind.c: the old QEMU's ports are ours alone now; from now on ports are bound as anywhere. */
 void bind_alone(void);
 
-/* cut.c: nobody can speak to this QEMU any more, but for socket @own and the keeper. */
-void cut_visitors(int own);
+/* cut.c: nobody can speak to this QEMU any more, but for the other end of @sock and the keeper. */
+void cut_visitors(const struct vm *vm, int sock);
 
 /* giver.c: serve the keeper's commands; returns only when the keeper is gone. */
 void giver_serve(struct vm *vm);

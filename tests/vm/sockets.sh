@@ -217,6 +217,56 @@ old_is_quiet()
 	status_is 0 && vm_is quiet running
 }
 
+# The other end of a monitor's connection, at a port that it writes to file $1: shows what it hears, and sends a
+# command on SIGUSR1.
+speak()
+{
+	exec perl -MIO::Socket::INET -e '
+		$| = 1;
+		my $l = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die "$!";
+		open my $port, ">", "$ARGV[0].new" or die "$!";
+		print $port $l->sockport;
+		close $port;
+		rename "$ARGV[0].new", $ARGV[0];
+		my $s = $l->accept;
+		$SIG{USR1} = sub { syswrite $s, "info uuid\n" };
+		while (1) { my $text; print $text if sysread $s, $text, 1000; select undef, undef, undef, 0.02 }' "$1"
+}
+
+answers()
+{
+	[ "$(grep -ac 00000000-0000 "$tmp/said")" -eq "$1" ]
+}
+
+# A monitor on a connection that both QEMUs were started with: only the new one answers.
+shared_is_left_to_new()
+{
+	local old new client speaker
+
+	speak "$tmp/port" >"$tmp/said" 2>&1 &
+	speaker=$!
+	wait_until 10 test -s "$tmp/port" || return
+	exec 9<>"/dev/tcp/127.0.0.1/$(<"$tmp/port")" || return
+	PAGEFERRY_PRELOAD=$parking PAGEFERRY_PARK=give.all start_vm left \
+		-chardev socket,id=m,fd=9 -mon chardev=m,mode=readline
+	exec 9>&-
+	old=$(field left pid)
+	wait_until 10 grep -aq QEMU "$tmp/said" && kill -USR1 "$speaker" && wait_until 10 answers 1 || return
+	"$pageferry" vm upgrade left >"$tmp/out" 2>"$tmp/err" </dev/null &
+	client=$!
+	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded left 2 || return
+	new=$(field left pid)
+	kill -STOP "$new" && kill -CONT "$old" && sleep 0.5 && kill -USR1 "$speaker" && sleep 1 && answers 1 ||
+		{ echo "the old one answers"; kill -CONT "$new"; kill "$speaker"; return 1; }
+	kill -CONT "$new"
+	wait "$client"
+	status=$?
+	status_is 0 && wait_until 10 answers 2 && vm_is left running
+	status=$?
+	kill "$speaker"
+	return $status
+}
+
 display=$((20000 + RANDOM % 1000))
 printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/hangs"
 chmod +x "$tmp/hangs"
@@ -256,9 +306,12 @@ if parking=$(realpath "$B/park/libpageferry-preload.so"); then
 	run vm stop cut
 	ok "and it is quiet" old_is_quiet
 	run vm stop quiet
+	ok "nor on a connection that both were started with" shared_is_left_to_new
+	run vm stop left
 else
 	skip "after the commit nobody speaks to the old QEMU" "no library with parking points"
 	skip "and it is quiet" "the same"
+	skip "nor on a connection that both were started with" "the same"
 fi
 ok "the monitor's port is nobody else's" second_is_refused \
 	-monitor "tcp:127.0.0.1:$monitor,server=on,wait=off"
