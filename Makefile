@@ -112,34 +112,34 @@ kmod:
 		B='$(abspath $(B))/kmod$(if $(PARK),/park)' PARK='$(PARK)' KDIR="$$kdir" V='$(V)' WERROR='$(WERROR)'
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
-		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man3
-	install -m 755 $(B)/pageferry $(DESTDIR)$(PREFIX)/bin/
-	install -m 644 $(B)/libpageferry.a $(DESTDIR)$(LIBDIR)/
-	install -m 755 $(B)/libpageferry.so $(DESTDIR)$(LIBDIR)/libpageferry.so.$(VERSION)
-	ln -sf libpageferry.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libpageferry.so.$(ABI)
-	ln -sf libpageferry.so.$(ABI) $(DESTDIR)$(LIBDIR)/libpageferry.so
-	install -m 755 $(B)/libpageferry-preload.so $(DESTDIR)$(LIBDIR)/
-	install -m 644 include/pageferry.h $(DESTDIR)$(PREFIX)/include/
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(LIBDIR)/pkgconfig" "$(DESTDIR)$(PREFIX)/include" \
+		"$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/man/man3"
+	install -m 755 $(B)/pageferry "$(DESTDIR)$(PREFIX)/bin/"
+	install -m 644 $(B)/libpageferry.a "$(DESTDIR)$(LIBDIR)/"
+	install -m 755 $(B)/libpageferry.so "$(DESTDIR)$(LIBDIR)/libpageferry.so.$(VERSION)"
+	ln -sf libpageferry.so.$(VERSION) "$(DESTDIR)$(LIBDIR)/libpageferry.so.$(ABI)"
+	ln -sf libpageferry.so.$(ABI) "$(DESTDIR)$(LIBDIR)/libpageferry.so"
+	install -m 755 $(B)/libpageferry-preload.so "$(DESTDIR)$(LIBDIR)/"
+	install -m 644 include/pageferry.h "$(DESTDIR)$(PREFIX)/include/"
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-		lib/libpageferry.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc
-	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3/
+		lib/libpageferry.pc.in >"$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc"
+	install -m 644 man/*.1 "$(DESTDIR)$(PREFIX)/share/man/man1/"
+	install -m 644 man/*.3 "$(DESTDIR)$(PREFIX)/share/man/man3/"
 
 # The folders are as here, since kmod/Makefile looks for the ioctl header beside its own folder.
 KMOD_SRC := $(DESTDIR)/usr/src/pageferry-$(VERSION)
 install-kmod:
-	install -d $(KMOD_SRC)/include/linux
-	install -m 644 dkms.conf VERSION COPYING LICENSES/GPL-2.0-only.txt $(KMOD_SRC)/
-	install -m 644 include/linux/pageferry.h $(KMOD_SRC)/include/linux/
+	install -d "$(KMOD_SRC)/include/linux"
+	install -m 644 dkms.conf VERSION COPYING LICENSES/GPL-2.0-only.txt "$(KMOD_SRC)/"
+	install -m 644 include/linux/pageferry.h "$(KMOD_SRC)/include/linux/"
 	cd kmod && find . -path ./user -prune -o -type f -print | while IFS= read -r file; do \
 		install -D -m 644 "$$file" "$(KMOD_SRC)/kmod/$$file" || exit; done
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/pageferry $(DESTDIR)$(LIBDIR)/libpageferry* \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc $(DESTDIR)$(PREFIX)/include/pageferry.h \
-		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(wildcard man/*.1))) \
-		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man3/,$(notdir $(wildcard man/*.3)))
+	rm -f "$(DESTDIR)$(PREFIX)/bin/pageferry" "$(DESTDIR)$(LIBDIR)"/libpageferry* \
+		"$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc" "$(DESTDIR)$(PREFIX)/include/pageferry.h"
+	for page in $(notdir $(wildcard man/*)); do \
+		rm -f "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page" || exit; done
 
 clean:
 	rm -rf $(B)

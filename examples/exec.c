@@ -7,8 +7,8 @@
  *
  * execve(2) drops all memory. So a child, made by fork(2), holds it meanwhile; the pages are
  * shared, not copied. The new program runs at once and gets them from the child, which then exits.
- * Should the new program fail to take over, the child still has everything and carries on in its
- * place.
+ * Should the new program fail to take over, the child still has everything. It only says so here;
+ * a program with work to do would carry on in its place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -134,6 +134,7 @@ int main(int argc, char **argv)
 	while (!ret && memory->programs < PROGRAMS)
 		ret = replace_program("/proc/self/exe");
 	if (ret)
-		fprintf(stderr, "exec: %s\n", strerror(-ret));
+		fprintf(stderr, "exec: %s%s\n", strerror(-ret),
+			ret == -EPERM ? ": no userfaultfd? see pageferry probe" : "");
 	return ret ? 1 : 0;
 }

@@ -7,7 +7,9 @@
 
 #define QUIT_MS 10000 /* QEMU writes its disks back before it ends */
 #define TERM_MS 5000
+#define LAST_MS 500 /* until an end that shows already is one */
 
+/* Did it hear? */
 static bool quit(struct keeper *keeper, struct qemu *qemu, int64_t deadline)
 {
 	struct why why = {""};
@@ -30,11 +32,11 @@ void keeper_stop(struct keeper *keeper)
 {
 	struct qemu *qemu = keeper->now;
 
-	if (quit(keeper, qemu, clock_ns() + QUIT_MS * 1000000LL))
-		keeper_wait_end(keeper, qemu, QUIT_MS);
-	if (qemu->ended)
+	/* Where the terminal's signal has reached QEMU as well, it is on its way and may not listen. */
+	if (keeper_wait_end(keeper, qemu, quit(keeper, qemu, clock_ns() + QUIT_MS * 1000000LL) ? QUIT_MS
+										       : LAST_MS))
 		return;
-	say("%s: QEMU (process %d) does not end when asked: killing it", keeper->state.name,
+	say("%s: QEMU (process %d) does not end when asked: sending it SIGTERM", keeper->state.name,
 	    (int)qemu->pid);
 	if (!end_by_signal(keeper, qemu, SIGTERM))
 		end_by_signal(keeper, qemu, SIGKILL);

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/tool.h"
 
@@ -43,12 +47,32 @@ int command_run(const struct command *table, size_t n, const char *prefix, int a
 	return say_usage(prefix, "%s: there is no such command", argv[1]);
 }
 
+/* What is opened here must not be taken for what is missing of the first three, by us or by a QEMU. */
+static bool fill_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) != fd)
+			return false;
+	return true;
+}
+
+/* Nobody must take lost output for success. */
+static int flush(int status)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return status;
+	say("can't write to standard output: %s", strerror(errno));
+	return status ? status : EXIT_USAGE;
+}
+
 int main(int argc, char **argv)
 {
+	if (!fill_standard_descriptors())
+		return EXIT_USAGE;
 	if (argc > 1 && !strcmp(argv[1], "--version")) {
 		puts("pageferry " PAGEFERRY_VERSION);
-		return 0;
+		return flush(0);
 	}
-	return command_run(commands, sizeof(commands) / sizeof(commands[0]), "pageferry", argc,
-			   argv);
+	return flush(command_run(commands, sizeof(commands) / sizeof(commands[0]), "pageferry", argc,
+				 argv));
 }

@@ -153,6 +153,8 @@ static void tell_keeper(const struct upgrade *up, int err)
 
 static const char *where_vm_is(const struct upgrade *up)
 {
+	if (up->keeper->stop)
+		return "ended";
 	if (up->committed)
 		return up->new->ended ? "ended" : "new";
 	return up->old->ended ? "ended" : "old";

@@ -51,6 +51,7 @@ static int preload_find(char *path, size_t size, struct why *why)
 {
 	const char *own = getenv("PAGEFERRY_PRELOAD");
 	ssize_t len;
+	int err;
 
 	if (own && own[0]) {
 		if ((size_t)snprintf(path, size, "%s", own) >= size)
@@ -61,10 +62,11 @@ static int preload_find(char *path, size_t size, struct why *why)
 	if (len > 0) {
 		path[len] = '\0';
 		memcpy(strrchr(path, '/') + 1, PRELOAD, sizeof(PRELOAD));
-		if (!preload_try(path, why))
-			return 0;
-		if (beside_bin(path, size) && !preload_try(path, why))
-			return 0;
+		err = preload_try(path, why);
+		if (err == -ENOENT && beside_bin(path, size))
+			err = preload_try(path, why);
+		if (err != -ENOENT)
+			return err;
 	}
 	snprintf(path, size, "%s", PAGEFERRY_LIBDIR "/" PRELOAD);
 	return preload_try(path, why);
@@ -238,6 +240,8 @@ static int run(struct keeper *keeper, const char *program)
 		say("%s", why.text);
 	} else {
 		status = keeper_run(keeper);
+		if (!status && qemu_was_none(keeper->now))
+			status = EXIT_FAILURE;
 		tty_restore(keeper);
 	}
 	if (state_dir_remove(&keeper->dir))

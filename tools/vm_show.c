@@ -181,7 +181,7 @@ int cmd_vm_list(int argc, char **argv)
 	int shown;
 
 	if (!read_options(argc, argv, &json, &name) || name)
-		return say_usage("pageferry vm", "list takes no name");
+		return say_usage("pageferry vm", "list takes no name, and no option but --json");
 	array = json ? json_object_new_array() : NULL;
 	shown = show_all(array, &why);
 	if (shown < 0) {

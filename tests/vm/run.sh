@@ -49,7 +49,30 @@ printf '#!/bin/sh\nexec sleep 100\n' >"$tmp/sleeps"
 printf '#!/bin/sh\nexit 0\n' >"$tmp/ends"
 chmod +x "$tmp/shows" "$tmp/sleeps" "$tmp/ends"
 
+# ends_as_from_terminal SIGNAL: as from a terminal, it comes to the keeper and to QEMU
+ends_as_from_terminal()
+{
+	setsid "$pageferry" vm run tty -- qemu-system-x86_64 -accel tcg -nodefaults \
+		-display none -m 64 </dev/null >"$tmp/tty.log" 2>&1 &
+	keeper[tty]=$!
+	wait_until 30 vm_runs tty || return
+	kill -s "$1" -- "-${keeper[tty]}"
+	keeper_status tty && status_is 0 && not grep "does not end" "$tmp/tty.log"
+}
+
+# Lost output is no success.
+output_is_missed()
+{
+	"$pageferry" "$@" >/dev/full 2>"$tmp/err"
+	status=$?
+	failed_saying "can't write to standard output"
+}
+
+for signal in TERM HUP; do
+	ok "$signal for all of its group ends it" ends_as_from_terminal $signal
+done
 start_vm vm
+ok "output that is lost is missed" output_is_missed vm list --json
 ok "it runs" vm_is vm running
 ok "list shows it" one_row vm running
 ok "status shows its process" eval 'is_alive "$(field vm pid)" && [ "$(field vm generation)" = 1 ]'
@@ -102,7 +125,7 @@ ok "nothing is left after ends" nothing_left
 
 "$pageferry" vm run vm -- "$tmp/ends" 2>"$tmp/vm.log"
 status=$?
-ok "a program that isn't a QEMU ends: its status" status_is 0
+ok "a program that isn't a QEMU ends well: no success" status_is 1
 ok "it is said" said \
 	"vm: $tmp/ends ended with status 0 without ever mapping guest RAM: is it a QEMU?"
 
