@@ -208,8 +208,11 @@ old_is_quiet()
 	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded quiet 2 && wait_until 10 came 2 ||
 		return
 	new=$(field quiet pid)
-	kill -STOP "$new" && kill -CONT "$old" && sleep 1 && is_idle "$old" && sleep 1 && came 2 ||
-		{ echo "not quiet"; kill -CONT "$new"; return 1; }
+	if ! { kill -STOP "$new" && kill -CONT "$old" && sleep 1 && is_idle "$old" && sleep 1 && came 2; }; then
+		echo "not quiet"
+		kill -CONT "$new"
+		return 1
+	fi
 	kill -CONT "$new"
 	wait "$client"
 	status=$?
@@ -256,8 +259,13 @@ shared_is_left_to_new()
 	client=$!
 	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded left 2 || return
 	new=$(field left pid)
-	kill -STOP "$new" && kill -CONT "$old" && sleep 0.5 && kill -USR1 "$speaker" && sleep 1 && answers 1 ||
-		{ echo "the old one answers"; kill -CONT "$new"; kill "$speaker"; return 1; }
+	if ! { kill -STOP "$new" && kill -CONT "$old" && sleep 0.5 && kill -USR1 "$speaker" && sleep 1 &&
+		answers 1; }; then
+		echo "the old one answers"
+		kill -CONT "$new"
+		kill "$speaker"
+		return 1
+	fi
 	kill -CONT "$new"
 	wait "$client"
 	status=$?
