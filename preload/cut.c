@@ -91,7 +91,7 @@ static bool is_inherited(ino_t inode)
 /* Neither end has a name: nobody has come to it from outside. */
 static bool is_pair(int fd)
 {
-	struct sockaddr_un own, peer;
+	struct sockaddr_un own = { 0 }, peer = { 0 };
 	socklen_t own_len = sizeof(own), peer_len = sizeof(peer);
 
 	return !getsockname(fd, (struct sockaddr *)&own, &own_len) && own.sun_family == AF_UNIX &&
