@@ -98,20 +98,22 @@ show_console()
 
 # The kernel has data races of its own, which KCSAN reports as well: only those in which the module takes
 # part by an access that isn't marked count. Where it locks a page, say, and the kernel looks at another of the
-# page's flags as it always does, the race is the kernel's. A report goes from one line of "=" to the next one;
-# other CPUs' lines may be among them.
+# page's flags as it always does, the race is the kernel's; and so it is where the kernel splits a huge page, in
+# whose entry the CPU may note an access at any time, as it would for anybody. A report goes from one line of
+# "=" to the next one; other CPUs' lines may be among them.
 without_others_races()
 {
 	awk '/==========$/ { if (inside) flush_report(); inside = 0; next }
 	     / BUG: KCSAN: / { if (inside) flush_report(); inside = 1 }
 	     !inside { print; next }
-	     / to 0x[0-9a-f]+ of [0-9]+ bytes / { plain = !/\(marked\)/ }
-	     { report[n++] = $0; ours = ours || plain && /\[pageferry[a-z_]*\]/ }
+	     / to 0x[0-9a-f]+ of [0-9]+ bytes / { counts = !/\(marked\)/ }
+	     / split_huge_page/ { counts = 0 }
+	     { report[n++] = $0; ours = ours || counts && /\[pageferry[a-z_]*\]/ }
 	     function flush_report(i) {
 		for (i = 0; i < n; i++)
 			if (ours || i && report[i] ~ /BUG|WARNING/)
 				print report[i]
-		n = ours = plain = 0
+		n = ours = counts = 0
 	     }
 	     END { if (inside) flush_report() }'
 }
