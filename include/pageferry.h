@@ -6,7 +6,7 @@
  * demand, while the program runs. The kernel's userfaultfd(2) reports every access to a page that
  * is not there yet; this library knows who has the page, brings it, and lets the program go on.
  *
- * The header has four parts, from the bottom up:
+ * The header has five parts, from the bottom up:
  *
  *   capabilities  ferry_caps_*     what this kernel and this user can do, found by trying
  *   faults        ferry_uffd_*, ferry_source_*, ferry_loop_*
@@ -14,6 +14,7 @@
  *   moving        ferry_move       one logical move; says which way each page went
  *   hand-over     ferry_give_*, ferry_take_*
  *                                  all the memory of one process to its successor
+ *   snapshot      ferry_snapshot_* memory as it was at one moment, while the program goes on
  *
  * Conventions, for every call unless it says otherwise:
  *
@@ -544,6 +545,96 @@ void ferry_take_close(struct ferry_take *take);
 
 /** The same, and if that is giving up the giver gets @why, a short text that may be NULL. */
 void ferry_take_abort(struct ferry_take *take, const char *why);
+
+/* ------------------------------------------------------------------ snapshot */
+
+/** A piece of memory. */
+struct ferry_span {
+	uint64_t addr;
+	uint64_t len;
+};
+
+/** Least value of ferry_snapshot_opts.max_extra. */
+#define FERRY_SNAPSHOT_EXTRA_MIN (8u << 20)
+
+struct ferry_snapshot_opts {
+	size_t size;
+	uint64_t max_extra; /**< bytes of memory for what writers ask for before it is saved; when they
+			     *   are used up, writers wait. 0: a 64th of the spans, 16 to 256 MiB */
+	uint32_t threads;   /**< that protect at the begin; 0: one for each CPU */
+	uint32_t flags;	    /**< none yet */
+};
+#define FERRY_SNAPSHOT_OPTS_INIT { .size = sizeof(struct ferry_snapshot_opts) }
+
+/** What a block of the image is. */
+enum ferry_block_kind {
+	FERRY_BLOCK_DATA, /**< ferry_block.data has its contents */
+	FERRY_BLOCK_ZERO, /**< empty or the zero page: nothing but zero */
+	FERRY_BLOCK_LOST, /**< the program unmapped it before it was saved */
+};
+
+/** A block of the image. */
+struct ferry_block {
+	size_t size;	  /**< in: sizeof(struct ferry_block) */
+	uint32_t kind;	  /**< enum ferry_block_kind */
+	uint64_t addr;	  /**< where it was at the begin */
+	uint64_t len;
+	const void *data; /**< DATA: its contents, until the next call; else NULL */
+};
+
+/** How a snapshot goes. */
+struct ferry_snapshot_report {
+	size_t size;
+	uint64_t total;	     /**< bytes of all spans */
+	uint64_t data;	     /**< bytes given out as DATA so far */
+	uint64_t zero;	     /**< as ZERO */
+	uint64_t lost;	     /**< bytes that could not be saved */
+	uint64_t left;	     /**< bytes known to be still unsaved */
+	uint64_t faults;     /**< writes that met a frozen page */
+	uint64_t pooled;     /**< bytes saved for them */
+	uint64_t throttled;  /**< times that one had to wait for memory */
+	uint64_t extra_peak; /**< most memory that was used for saved blocks */
+	uint64_t arm_ns;     /**< ferry_snapshot_begin: registering and protecting */
+	uint64_t remaps, removes, unmaps; /**< events followed */
+};
+
+/**
+ * Memory of this process as it was at one moment, to be read while the program goes on writing to it.
+ * The object has one thread of its own, with all signals blocked, from ferry_snapshot_begin until the
+ * last DATA has been given out. Its calls may be made from any thread, one at a time;
+ * ferry_snapshot_report from any thread at any time.
+ */
+struct ferry_snapshot;
+
+/**
+ * Freeze @spans. The moment of the image is this call: whoever wants one that is consistent has its
+ * threads not write to @spans during it, for about 50 ns a page; afterwards they may write as they like. A
+ * child of fork has the memory unfrozen. *snap is NULL on error.
+ * @spans: private anonymous memory, not overlapping; not the heap of malloc(3), which the library uses
+ *         itself. Copied.
+ * @opts: NULL for FERRY_SNAPSHOT_OPTS_INIT.
+ * Returns 0; -EINVAL: a bad span or option; -EBUSY: one is registered with another userfaultfd; -EPERM,
+ * -ENOSYS: as ferry_uffd_open with FERRY_UFFD_KERNEL_FAULTS; -EOPNOTSUPP: this kernel can't
+ * (PAGEMAP_SCAN, Linux 6.7); -E2BIG; -ENOMEM; -EMFILE, -ENFILE; -EAGAIN: no thread can be had; another
+ * -errno if /proc/self can't be read.
+ */
+int ferry_snapshot_begin(struct ferry_snapshot **snap, const struct ferry_span *spans, size_t n,
+			 const struct ferry_snapshot_opts *opts);
+
+/**
+ * The next block, in no order of addresses: what writers wait for comes first. Every byte of the spans
+ * comes once. Between two calls the caller must not wait for a thread that may write to the spans: when
+ * max_extra is used up that thread waits for the next call.
+ * Returns 1; 0: there are no more; -EINVAL: a bad size; -ESRCH: the memory is gone; -ENOMEM and other
+ * -errno of the kernel: the image can't be completed. An error comes again with each call.
+ */
+int ferry_snapshot_next(struct ferry_snapshot *snap, struct ferry_block *block);
+
+/** How it goes. Returns 0, -EINVAL. */
+int ferry_snapshot_report(struct ferry_snapshot *snap, struct ferry_snapshot_report *report);
+
+/** End it, at any time. Nothing is frozen afterwards, and no thread waits. */
+void ferry_snapshot_end(struct ferry_snapshot *snap);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -158,6 +158,44 @@ static void test_layout_handover(void **state)
 	assert_pins(pins, COUNT(pins));
 }
 
+static void test_layout_snapshot(void **state)
+{
+	static const struct pin pins[] = {
+		SIZE(ferry_span, 16),
+		AT(ferry_span, addr, 0),
+		AT(ferry_span, len, 8),
+		SIZE(ferry_snapshot_opts, 24),
+		AT(ferry_snapshot_opts, size, 0),
+		AT(ferry_snapshot_opts, max_extra, 8),
+		AT(ferry_snapshot_opts, threads, 16),
+		AT(ferry_snapshot_opts, flags, 20),
+		SIZE(ferry_block, 40),
+		AT(ferry_block, size, 0),
+		AT(ferry_block, kind, 8),
+		AT(ferry_block, addr, 16),
+		AT(ferry_block, len, 24),
+		AT(ferry_block, data, 32),
+		SIZE(ferry_snapshot_report, 112),
+		AT(ferry_snapshot_report, size, 0),
+		AT(ferry_snapshot_report, total, 8),
+		AT(ferry_snapshot_report, data, 16),
+		AT(ferry_snapshot_report, zero, 24),
+		AT(ferry_snapshot_report, lost, 32),
+		AT(ferry_snapshot_report, left, 40),
+		AT(ferry_snapshot_report, faults, 48),
+		AT(ferry_snapshot_report, pooled, 56),
+		AT(ferry_snapshot_report, throttled, 64),
+		AT(ferry_snapshot_report, extra_peak, 72),
+		AT(ferry_snapshot_report, arm_ns, 80),
+		AT(ferry_snapshot_report, remaps, 88),
+		AT(ferry_snapshot_report, removes, 96),
+		AT(ferry_snapshot_report, unmaps, 104),
+	};
+
+	(void)state;
+	assert_pins(pins, COUNT(pins));
+}
+
 static void test_layout_wire(void **state)
 {
 	static const struct pin pins[] = {
@@ -248,6 +286,10 @@ static void test_values(void **state)
 		VALUE(FERRY_RANGE_DONTFORK, 4),
 		VALUE(FERRY_GIVE_STRICT, 1),
 		VALUE(FERRY_TIMEOUT_MS, 30000),
+		VALUE(FERRY_SNAPSHOT_EXTRA_MIN, 8388608),
+		VALUE(FERRY_BLOCK_DATA, 0),
+		VALUE(FERRY_BLOCK_ZERO, 1),
+		VALUE(FERRY_BLOCK_LOST, 2),
 		VALUE(WIRE_MAGIC, 0x59524650),
 		VALUE(WIRE_VERSION, 1),
 		VALUE(WIRE_FDS, 128),
@@ -297,6 +339,8 @@ static const char *const symbols[] = {
 	"ferry_give_reason",   "ferry_give_report",   "ferry_give_shadow", "ferry_give_wait",
 	"ferry_loop_free",     "ferry_loop_new",      "ferry_loop_retry",  "ferry_loop_run",
 	"ferry_loop_stats",    "ferry_loop_step",     "ferry_loop_stop",   "ferry_loop_watch",
+	"ferry_snapshot_begin", "ferry_snapshot_end", "ferry_snapshot_next",
+	"ferry_snapshot_report",
 	"ferry_move",          "ferry_phase_name",    "ferry_source_file", "ferry_source_free",
 	"ferry_source_memory", "ferry_source_shared", "ferry_source_zero", "ferry_take_abort",
 	"ferry_take_attach",   "ferry_take_close",    "ferry_take_commit", "ferry_take_done",
@@ -383,6 +427,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_layout_faults), TEST(test_layout_handover), TEST(test_layout_wire),
+		TEST(test_layout_snapshot),
 		TEST(test_values),        TEST(test_names),           TEST(test_symbols),
 	};
 
