@@ -608,7 +608,7 @@ struct ferry_snapshot;
 
 /**
  * Freeze @spans. The moment of the image is this call: whoever wants one that is consistent has its
- * threads not write to @spans during it, for about 50 ns a page; afterwards they may write as they like. A
+ * threads not write to @spans during it (see arm_ns); afterwards they may write as they like. A
  * child of fork has the memory unfrozen. *snap is NULL on error.
  * @spans: private anonymous memory, not overlapping; not the heap of malloc(3), which the library uses
  *         itself. Copied.

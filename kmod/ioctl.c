@@ -138,7 +138,7 @@ static int pf_copy_rest(const struct pf_ioctl *ioctl, union pf_request *req, voi
 
 /*
  * Word by word, since all are made of a few of them: copy_from_user() with a size that the compiler doesn't
- * know takes three times as long, and most of that to check the size.
+ * know has to check it first, against the object that it goes to.
  */
 static int pf_copy_in(union pf_request *req, const u64 __user *from, size_t size)
 {
