@@ -7,30 +7,27 @@
 #include <unistd.h>
 
 #include "lib/caps.h"
+#include "lib/scan.h"
 #include "lib/module.h"
 
 int caps_scan_one(const char *pages, unsigned int i, uint64_t category, uint64_t flags)
 {
 	struct page_region found[CAPS_PAGES] = {0};
 	uint64_t start = (uintptr_t)pages, wanted = start + i * FERRY_PAGE;
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
+	const struct pm_scan_arg what = {
 		.flags = flags,
-		.start = start,
-		.end = start + CAPS_PAGES * FERRY_PAGE,
-		.vec = (uintptr_t)found,
-		.vec_len = CAPS_PAGES,
 		.category_mask = category,
 		.return_mask = category,
 	};
+	uint64_t walk_end;
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	int n = ioctl(fd, PAGEMAP_SCAN, &arg);
-	int ret = n < 0 ? -errno : 0;
+	long n = scan_call(fd, &what, start, start + CAPS_PAGES * FERRY_PAGE, found, CAPS_PAGES,
+			   &walk_end);
 	close(fd);
-	if (ret)
-		return ret;
+	if (n < 0)
+		return (int)n;
 	return n == 1 && found[0].start == wanted && found[0].end == wanted + FERRY_PAGE ? 0 : -EIO;
 }
 

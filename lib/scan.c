@@ -12,22 +12,25 @@
 #define PAGEMAP_SWAPPED (1ull << 62)
 #define PART		512u
 
-static long scan_call(const struct scan *scan, uint64_t start, uint64_t end, struct page_region *vec,
-		      unsigned int n, uint64_t *walk_end)
+long scan_call(int pagemap, const struct pm_scan_arg *what, uint64_t start, uint64_t end,
+	       struct page_region *vec, unsigned int n, uint64_t *walk_end)
 {
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start,
-		.end = end,
-		.vec = (uintptr_t)vec,
-		.vec_len = n,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE,
-	};
-	long ret = ioctl(scan->pagemap, PAGEMAP_SCAN, &arg);
+	struct pm_scan_arg arg = *what;
+
+	arg.size = sizeof(arg);
+	arg.start = start;
+	arg.end = end;
+	arg.vec = (uintptr_t)vec;
+	arg.vec_len = n;
+	long ret = ioctl(pagemap, PAGEMAP_SCAN, &arg);
 	*walk_end = arg.walk_end;
 	return ret < 0 ? -errno : ret;
 }
+
+static const struct pm_scan_arg populated_pages = {
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE,
+};
 
 void scan_open(struct scan *scan)
 {
@@ -39,7 +42,8 @@ void scan_open(struct scan *scan)
 	if (scan->pagemap < 0)
 		scan->pagemap = -errno;
 	else
-		scan->ranges = scan_call(scan, here, here + FERRY_PAGE, vec, 1, &walk_end) >= 0;
+		scan->ranges = scan_call(scan->pagemap, &populated_pages, here, here + FERRY_PAGE,
+					 vec, 1, &walk_end) >= 0;
 }
 
 void scan_close(struct scan *scan)
@@ -57,7 +61,7 @@ static int by_ranges(const struct scan *scan, uint64_t addr, uint64_t npages, bo
 
 	while (at < end) {
 		uint64_t walk_end = 0;
-		long n = scan_call(scan, at, end, vec, 64, &walk_end);
+		long n = scan_call(scan->pagemap, &populated_pages, at, end, vec, 64, &walk_end);
 		if (n < 0 || walk_end <= at) {
 			memset(populated + (at - addr) / FERRY_PAGE, true, (end - at) / FERRY_PAGE);
 			return n < 0 ? (int)n : -EIO;

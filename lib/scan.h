@@ -11,6 +11,16 @@ struct scan {
 	bool ranges;  /* PAGEMAP_SCAN works (Linux 6.7), which also knows huge and zero pages */
 };
 
+struct page_region;
+struct pm_scan_arg;
+
+/*
+ * One call of PAGEMAP_SCAN for [@start, @end) of whose @pagemap this is: @what has the categories and flags.
+ * Returns how many of the @n of @vec were filled, or -errno; *walk_end: up to where it came.
+ */
+long scan_call(int pagemap, const struct pm_scan_arg *what, uint64_t start, uint64_t end,
+	       struct page_region *vec, unsigned int n, uint64_t *walk_end);
+
 void scan_open(struct scan *scan);
 void scan_close(struct scan *scan);
 

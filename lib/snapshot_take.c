@@ -7,6 +7,7 @@
 
 #include "lib/park.h"
 #include "lib/resolve.h"
+#include "lib/scan.h"
 #include "lib/snapshot.h"
 
 #define REGIONS 256u
@@ -17,33 +18,20 @@ static uint64_t min(uint64_t a, uint64_t b)
 }
 
 /* Without UFFD_FEATURE_WP_UNPOPULATED what was empty at the begin is never protected. */
-static long scan_frozen(int pagemap, uint64_t start, uint64_t end, struct page_region *vec,
-			unsigned int n, uint64_t *walk_end)
-{
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start,
-		.end = end,
-		.vec = (uintptr_t)vec,
-		.vec_len = n,
-		.category_inverted = PAGE_IS_WRITTEN,
-		.category_mask = PAGE_IS_WRITTEN,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_PFNZERO | PAGE_IS_HUGE,
-	};
-	long ret = ioctl(pagemap, PAGEMAP_SCAN, &arg);
-
-	*walk_end = arg.walk_end;
-	return ret < 0 ? -errno : ret;
-}
+static const struct pm_scan_arg frozen_pages = {
+	.category_inverted = PAGE_IS_WRITTEN,
+	.category_mask = PAGE_IS_WRITTEN,
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_PFNZERO | PAGE_IS_HUGE,
+};
 
 int snapshot_can_scan(int pagemap)
 {
 	struct page_region vec[1];
 	uint64_t walk_end;
 
-	return scan_frozen(pagemap, FERRY_PAGE, 2 * FERRY_PAGE, vec, 1, &walk_end) < 0 ? -EOPNOTSUPP
-										       : 0;
+	long n = scan_call(pagemap, &frozen_pages, FERRY_PAGE, 2 * FERRY_PAGE, vec, 1, &walk_end);
+	return n < 0 ? -EOPNOTSUPP : 0;
 }
 
 bool snapshot_blocked(const struct ferry_snapshot *s)
@@ -98,7 +86,7 @@ static int learn_piece(struct ferry_snapshot *s, uint64_t now, uint64_t len, uin
 
 	while (at < end) {
 		uint64_t walk_end = 0;
-		long n = scan_frozen(s->target.pagemap, at, end, vec, REGIONS, &walk_end);
+		long n = scan_call(s->target.pagemap, &frozen_pages, at, end, vec, REGIONS, &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 && n != -ESRCH ? (int)n : -ESRCH;
 		if (!s->read_only && snapshot_blocked(s))
@@ -206,7 +194,7 @@ static int look_again(const struct ferry_snapshot *s, const struct window *w, bo
 	memset(frozen, 0, w->len / FERRY_PAGE);
 	while (at < end) {
 		uint64_t walk_end = 0;
-		long n = scan_frozen(s->target.pagemap, at, end, vec, REGIONS, &walk_end);
+		long n = scan_call(s->target.pagemap, &frozen_pages, at, end, vec, REGIONS, &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 && n != -ESRCH ? (int)n : -ESRCH;
 		for (long i = 0; i < n; i++)
