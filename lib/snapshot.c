@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
+#include "lib/map_lazily.h"
 #include "lib/options.h"
-#include "lib/park.h"
 #include "lib/snapshot_arm.h"
 
 #define LEARN_STEP  (256ull << 20)
@@ -44,16 +44,9 @@ static void destroy(struct ferry_snapshot *s)
 	munmap(s, sizeof(*s));
 }
 
-static void *map_own(size_t len)
-{
-	void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	return mem == MAP_FAILED ? NULL : mem;
-}
-
-/* Not of malloc: what serves faults must never meet one. */
 static struct ferry_snapshot *create(const struct snapshot_target *target)
 {
-	struct ferry_snapshot *s = map_own(sizeof(*s));
+	struct ferry_snapshot *s = map_lazily(sizeof(*s));
 
 	if (!s)
 		return NULL;
@@ -89,7 +82,7 @@ static int prepare(struct ferry_snapshot *s, const struct ferry_span *spans, siz
 		rangeset_insert(&s->now, (struct range){r->start, r->end, NULL, r->start});
 	}
 	s->report.total = s->pages.npages * FERRY_PAGE;
-	s->window = map_own(SNAPSHOT_WINDOW);
+	s->window = map_lazily(SNAPSHOT_WINDOW);
 	s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->stop_fd < 0)
 		return -errno;
@@ -97,8 +90,9 @@ static int prepare(struct ferry_snapshot *s, const struct ferry_span *spans, siz
 	return s->window ? ret : -ENOMEM;
 }
 
-int snapshot_arm(struct ferry_snapshot **out, const struct snapshot_target *target,
-		 const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts)
+/* Makes it and protects. It takes the descriptors over; closing them takes the protection away. */
+static int arm(struct ferry_snapshot **out, const struct snapshot_target *target,
+	       const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts)
 {
 	struct ferry_snapshot *s = create(target);
 	int64_t begin = clock_ns();
@@ -121,7 +115,7 @@ int snapshot_arm(struct ferry_snapshot **out, const struct snapshot_target *targ
 	return 0;
 }
 
-int snapshot_serve(struct ferry_snapshot *s)
+static int serve(struct ferry_snapshot *s)
 {
 	sigset_t all, before;
 
@@ -141,7 +135,8 @@ static void kick(struct ferry_snapshot *s)
 	(void)ignored;
 }
 
-void snapshot_release(struct ferry_snapshot *s)
+/* Everything is saved, or nothing more can be: let go of the memory. */
+static void release(struct ferry_snapshot *s)
 {
 	if (s->released)
 		return;
@@ -180,7 +175,7 @@ static int open_own(struct snapshot_target *t)
 	return ret;
 }
 
-int snapshot_check_opts(struct ferry_snapshot_opts *mine, const struct ferry_snapshot_opts *user)
+static int check_opts(struct ferry_snapshot_opts *mine, const struct ferry_snapshot_opts *user)
 {
 	*mine = (struct ferry_snapshot_opts)FERRY_SNAPSHOT_OPTS_INIT;
 	int ret = options_copy(mine, sizeof(*mine), user);
@@ -197,7 +192,7 @@ int ferry_snapshot_begin(struct ferry_snapshot **out, const struct ferry_span *s
 {
 	struct ferry_snapshot_opts opts;
 	struct snapshot_target target;
-	int ret = snapshot_check_opts(&opts, user);
+	int ret = check_opts(&opts, user);
 
 	*out = NULL;
 	if (!ret)
@@ -205,10 +200,10 @@ int ferry_snapshot_begin(struct ferry_snapshot **out, const struct ferry_span *s
 	if (!ret)
 		ret = open_own(&target);
 	if (!ret)
-		ret = snapshot_arm(out, &target, spans, n, &opts);
+		ret = arm(out, &target, spans, n, &opts);
 	if (ret)
 		return ret;
-	ret = snapshot_serve(*out);
+	ret = serve(*out);
 	if (ret) {
 		destroy(*out);
 		*out = NULL;
@@ -220,7 +215,7 @@ void ferry_snapshot_end(struct ferry_snapshot *s)
 {
 	if (!s)
 		return;
-	snapshot_release(s);
+	release(s);
 	destroy(s);
 }
 
@@ -358,7 +353,6 @@ static int next(struct ferry_snapshot *s, struct ferry_block *block)
 			return give_saved(s, block);
 		if (s->run < s->nruns)
 			return give_run(s, block);
-		park("snapshot.next");
 		ret = step(s);
 	}
 	if (ret < 0)
@@ -376,7 +370,7 @@ int ferry_snapshot_next(struct ferry_snapshot *s, struct ferry_block *block)
 		pthread_mutex_unlock(&s->lock);
 		if (ret != STEP_OVER)
 			return ret;
-		snapshot_release(s);
+		release(s);
 	}
 	pthread_mutex_lock(&s->lock);
 	/* Until it ended, the serving thread may have put some more there. */

@@ -93,20 +93,8 @@ struct ferry_snapshot {
 	struct ferry_snapshot_report report;
 };
 
-/*
- * In steps, for a target that is stopped between the two: make it and protect; serve. @spans are
- * the target's; on error its descriptors are closed, which takes the protection away.
- */
-int snapshot_arm(struct ferry_snapshot **snap, const struct snapshot_target *target,
-		 const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts);
-int snapshot_serve(struct ferry_snapshot *snap);
-/* The caller's options, checked. 0, -EINVAL, -E2BIG. */
-int snapshot_check_opts(struct ferry_snapshot_opts *mine, const struct ferry_snapshot_opts *user);
 /* Does this kernel tell by @pagemap what is protected (Linux 6.7)? 0 or -EOPNOTSUPP. */
 int snapshot_can_scan(int pagemap);
-/* Everything is saved, or nothing more can be: let go of the memory. Any thread but the serving
- * one. */
-void snapshot_release(struct ferry_snapshot *snap);
 
 /* ---- the following with the lock held */
 

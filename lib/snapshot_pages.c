@@ -4,18 +4,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "lib/map_lazily.h"
 #include "lib/snapshot_pages.h"
 #include "lib/uffd.h"
 
 #define WORD 64u
-
-/* Not of malloc: it must not lie in the ranges, and what is not touched must cost nothing. */
-static void *map_bits(uint64_t bytes)
-{
-	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return mem == MAP_FAILED ? NULL : mem;
-}
 
 static uint64_t set_bytes(const struct pages *p)
 {
@@ -51,11 +44,11 @@ static int number_ranges(struct pages *p)
 static int map_sets(struct pages *p)
 {
 	for (unsigned int i = 0; i < PAGE_SETS; i++) {
-		p->set[i] = map_bits(set_bytes(p));
+		p->set[i] = map_lazily(set_bytes(p));
 		if (!p->set[i])
 			return -ENOMEM;
 	}
-	p->flags = map_bits(p->nblocks);
+	p->flags = map_lazily(p->nblocks);
 	return p->flags ? 0 : -ENOMEM;
 }
 

@@ -3,15 +3,9 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "lib/map_lazily.h"
 #include "lib/snapshot_pool.h"
 #include "lib/uffd.h"
-
-static void *map_lazily(size_t bytes)
-{
-	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return mem == MAP_FAILED ? NULL : mem;
-}
 
 int pool_init(struct pool *pool, size_t size)
 {

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
-#include "lib/park.h"
 #include "lib/snapshot.h"
 
 #define PAGE_SHIFT   12u
@@ -220,7 +219,6 @@ static bool serve_one(struct ferry_snapshot *s)
 		}
 		if (ret == -ESRCH)
 			s->error = ret;
-		park("snapshot.doomed");
 	}
 	/* One event is room for three intervals. Without it, it waits in the kernel. */
 	if (rangeset_reserve(&s->now, 1) ||

@@ -5,7 +5,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "lib/park.h"
 #include "lib/resolve.h"
 #include "lib/scan.h"
 #include "lib/snapshot.h"
@@ -246,7 +245,6 @@ int snapshot_take(struct ferry_snapshot *s, uint64_t from, uint64_t to, char *bu
 		return 0;
 	find_runs(s, &w);
 	read_window(s, &w, buffer, bad);
-	park("snapshot.read");
 	int ret = look_again(s, &w, frozen);
 	if (ret)
 		return ret;
