@@ -9,21 +9,8 @@ cd "$(dirname "$0")/../.." || exit 1
 
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
-count=0
-
-ok()
-{
-	local what=$1
-
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/log" 2>&1; then
-		echo "ok $count - $what"
-	else
-		echo "not ok $count - $what"
-		cat "$tmp/log" "$tmp/out" "$tmp/err" | sed 's/^/# /'
-	fi
-}
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 bench()
 {
@@ -146,8 +133,7 @@ ok "a missing value, too" ends 2 --json
 
 LIMIT=3 bench --quick
 if [ $status -eq 2 ]; then
-	count=$((count + 1))
-	echo "ok $count - in a guest # SKIP $(sed -n 's/^module: //p' "$tmp/err")"
+	skip "in a guest" "$(sed -n 's/^module: //p' "$tmp/err")"
 else
 	ok "a guest that doesn't come to its end is a failure" test $status -eq 1
 	ok "one figure is measured" ends 0 --quick --json "$tmp/json"
@@ -155,4 +141,4 @@ else
 		$j->{quick} && @{$j->{results}} == 1 && $r{calls_of_1}{ours}{median} > 500 &&
 		$r{calls_of_1}{baseline}{median} > 500'
 fi
-echo "1..$count"
+plan

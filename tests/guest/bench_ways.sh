@@ -10,21 +10,8 @@ cd "$(dirname "$0")/../.." || exit 1
 . scripts/scratch.sh
 make_scratch
 trap 'rm -rf "$tmp"' EXIT
-count=0
-
-ok()
-{
-	local what=$1
-
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/log" 2>&1; then
-		echo "ok $count - $what"
-	else
-		echo "not ok $count - $what"
-		cat "$tmp/log" "$tmp/out" "$tmp/err" | sed 's/^/# /'
-	fi
-}
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 # ends STATUS OPTION...
 ends()
@@ -157,8 +144,7 @@ leaves_nothing()
 mkdir "$tmp/run"
 export TMPDIR=$tmp/run
 if LIMIT=3 ends 2 --quick >/dev/null; then
-	count=$((count + 1))
-	echo "ok $count - in a guest # SKIP $(sed -n 's/^ways: //p' "$tmp/err")"
+	skip "in a guest" "$(sed -n 's/^ways: //p' "$tmp/err")"
 else
 	ok "a guest that doesn't come to its end is a failure" grep -q . "$tmp/err"
 	ok "MOVE alone is measured" ends 0 --quick
@@ -167,4 +153,4 @@ else
 	ok "nothing is left" test -z "$(ls -A "$tmp/run")"
 	ok "nor is it of one that is killed" leaves_nothing
 fi
-echo "1..$count"
+plan

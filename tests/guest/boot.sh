@@ -8,11 +8,8 @@
 
 B=${B:-build}
 
-skip_all()
-{
-	echo "1..0 # SKIP $*"
-	exit 0
-}
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 command -v qemu-system-x86_64 >/dev/null || skip_all "no qemu-system-x86_64"
 command -v cpio >/dev/null || skip_all "no cpio"

@@ -10,12 +10,8 @@ cd "$(dirname "$0")/../.." || exit 1
 export B=${B:-build}
 # shellcheck source=scripts/scratch.sh
 . scripts/scratch.sh
-
-skip_all()
-{
-	echo "1..0 # SKIP $*"
-	exit 0
-}
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 hide=tests/lib/hide_userfaultfd
 $hide true 2>/dev/null || skip_all "userfaultfd can't be hidden: needs root and perl"
@@ -23,22 +19,6 @@ unset IN_GUEST
 make_scratch
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-count=0
-
-ok()
-{
-	local what=$1
-
-	shift
-	count=$((count + 1))
-	if "$@" >"$tmp/log" 2>&1; then
-		echo "ok $count - $what"
-	else
-		echo "not ok $count - $what"
-		cat "$tmp/log" "$tmp/out" | sed 's/^/# /'
-	fi
-}
-
 # run COMMAND...: keeps its output and its status
 run()
 {
@@ -142,4 +122,4 @@ run offline $hide scripts/demo
 ok "without a network it fails" status_is 1
 ok "and says so in one line" test "$(wc -l <"$tmp/out")" -eq 1
 ok "with what to do" says '^demo: no guest to show MOVE in: .*check the network'
-echo "1..$count"
+plan

@@ -6,14 +6,9 @@
 
 B=${B:-build}
 pageferry=$(realpath "$B/pageferry")
-tests=0
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 declare -A keeper # pid of the keeper of each VM
-
-skip_all()
-{
-	echo "1..0 # SKIP $*"
-	exit 0
-}
 
 command -v qemu-system-x86_64 >/dev/null || skip_all "no qemu-system-x86_64"
 "$pageferry" probe >/dev/null || skip_all "no VM upgrade here: see pageferry probe"
@@ -45,43 +40,6 @@ end()
 }
 trap end EXIT
 trap 'exit 1' HUP INT TERM
-
-# ok WHAT COMMAND...: a test passes if the command does
-ok()
-{
-	local what=$1
-
-	shift
-	tests=$((tests + 1))
-	if "$@" >"$tmp/why" 2>&1; then
-		echo "ok $tests - $what"
-	else
-		echo "not ok $tests - $what"
-		tail -n 40 "$tmp/why" | sed 's/^/# /'
-		[ ! -s "$tmp/out" ] || sed 's/^/# stdout: /' "$tmp/out"
-		[ ! -s "$tmp/err" ] || sed 's/^/# stderr: /' "$tmp/err"
-		for log in "$tmp"/*.log; do
-			[ ! -s "$log" ] || grep -v ' adds ' "$log" | tail -n 9 |
-				cut -c 1-400 | sed "s,^,# ${log##*/}: ,"
-		done
-	fi
-}
-
-not()
-{
-	! "$@"
-}
-
-skip()
-{
-	tests=$((tests + 1))
-	echo "ok $tests - $1 # SKIP $2"
-}
-
-plan()
-{
-	echo "1..$tests"
-}
 
 # Run the command and keep what it prints and its status.
 run()
