@@ -100,6 +100,11 @@ is_alive()
 	[ -d "/proc/$1" ] && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
 
+is_stopped()
+{
+	grep -q '^State:[[:space:]]*T' "/proc/$1/status" 2>/dev/null
+}
+
 is_gone()
 {
 	not is_alive "$1"

@@ -38,11 +38,6 @@ children()
 	cat "/proc/$1/task/$1/children"
 }
 
-is_stopped()
-{
-	grep -q '^State:[[:space:]]*T' "/proc/$1/status" 2>/dev/null
-}
-
 find_parked()
 {
 	local pid

@@ -52,11 +52,6 @@ give_up()
 	failed_saying "vm: .* took longer than 1 s"
 }
 
-is_stopped()
-{
-	grep -q '^State:[[:space:]]*T' "/proc/$1/status"
-}
-
 # Our thread in a process, and no other: for as long as the tracer lives.
 stop_library()
 {

@@ -29,11 +29,6 @@ start()
 	old=$(field vm pid)
 }
 
-is_stopped()
-{
-	grep -q '^State:[[:space:]]*T' "/proc/$new/status" 2>/dev/null
-}
-
 # begin QEMU: an upgrade that comes to a halt, with the keeper's second names there
 begin()
 {
@@ -45,7 +40,7 @@ begin()
 park_at()
 {
 	echo "$1" >"$tmp/point"
-	begin "$tmp/parking" && wait_until 20 is_stopped
+	begin "$tmp/parking" && wait_until 20 is_stopped "$new"
 }
 
 kill_keeper()

@@ -123,9 +123,12 @@ listen_to()
 		print "cut off\n"' "$1"
 }
 
-is_parked()
+# upgrade_until_parked NAME OLD: begin one, in which the old QEMU stops itself; sets $client
+upgrade_until_parked()
 {
-	grep -q '^State:[[:space:]]*T' "/proc/$1/status"
+	"$pageferry" vm upgrade "$1" >"$tmp/out" 2>"$tmp/err" </dev/null &
+	client=$!
+	wait_until 20 is_stopped "$2"
 }
 
 # The old QEMU has committed, given all its pages, and not ended yet: it is stopped there.
@@ -141,9 +144,7 @@ cut_off_from_old()
 	listen_to "$tmp/cut.sock" >"$tmp/heard" 2>&1 &
 	listener=$!
 	wait_until 10 grep -q connected "$tmp/heard" || return
-	"$pageferry" vm upgrade cut >"$tmp/out" 2>"$tmp/err" </dev/null &
-	client=$!
-	wait_until 20 is_parked "$old" && wait_until 10 grep -q "cut off" "$tmp/heard" || return
+	upgrade_until_parked cut "$old" && wait_until 10 grep -q "cut off" "$tmp/heard" || return
 	# Whoever comes now comes to the new one.
 	for _ in 1 2 3 4 5 6 7 8; do
 		monitor_answers "$port" || return
@@ -203,9 +204,7 @@ old_is_quiet()
 			-qmp "unix:$tmp/quiet.sock,server=on,wait=off" \
 			-chardev "socket,id=client,path=$tmp/server,reconnect=1" || return
 	old=$(field quiet pid)
-	"$pageferry" vm upgrade quiet >"$tmp/out" 2>"$tmp/err" </dev/null &
-	client=$!
-	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded quiet 2 && wait_until 10 came 2 ||
+	upgrade_until_parked quiet "$old" && wait_until 10 is_upgraded quiet 2 && wait_until 10 came 2 ||
 		return
 	new=$(field quiet pid)
 	if ! { kill -STOP "$new" && kill -CONT "$old" && sleep 1 && is_idle "$old" && sleep 1 && came 2; }; then
@@ -255,9 +254,7 @@ shared_is_left_to_new()
 	exec 9>&-
 	old=$(field left pid)
 	wait_until 10 grep -aq QEMU "$tmp/said" && kill -USR1 "$speaker" && wait_until 10 answers 1 || return
-	"$pageferry" vm upgrade left >"$tmp/out" 2>"$tmp/err" </dev/null &
-	client=$!
-	wait_until 20 is_parked "$old" && wait_until 10 is_upgraded left 2 || return
+	upgrade_until_parked left "$old" && wait_until 10 is_upgraded left 2 || return
 	new=$(field left pid)
 	if ! { kill -STOP "$new" && kill -CONT "$old" && sleep 0.5 && kill -USR1 "$speaker" && sleep 1 &&
 		answers 1; }; then
