@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "giver.h"
+#include "handover.h"
 #include "pageferry.h"
 
 enum { ARG_SOCK, ARG_WAYS, ARG_ADDR, ARG_LEN, ARG_ADDR2, ARG_LEN2 };
@@ -23,15 +24,7 @@ int64_t giver_run(const uint64_t *arg)
 	opts.ways = (uint32_t)arg[ARG_WAYS];
 	int err = ferry_give_open(&g, (int)arg[ARG_SOCK], &offer, &opts);
 	if (!err)
-		err = ferry_give_wait(g, FERRY_PHASE_ATTACHED, -1);
-	if (!err)
-		err = ferry_give_shadow(g, NULL, 0);
-	if (!err)
-		err = ferry_give_wait(g, FERRY_PHASE_READY, -1);
-	if (!err)
-		err = ferry_give_commit(g);
-	if (!err)
-		err = ferry_give_wait(g, FERRY_PHASE_DONE, -1);
+		err = giving_until_done(g, &(struct giving){0});
 	if (!err)
 		err = ferry_give_report(g, &report);
 	ferry_give_close(g, NULL);

@@ -64,7 +64,7 @@ static int drain(struct ferry_give *g, const struct giving *what)
 	return ferry_give_wait(g, FERRY_PHASE_DONE, -1);
 }
 
-static int until_done(struct ferry_give *g, const struct giving *what)
+int giving_until_done(struct ferry_give *g, const struct giving *what)
 {
 	int err = ferry_give_wait(g, FERRY_PHASE_ATTACHED, -1);
 
@@ -102,7 +102,7 @@ int giving_run(int sock, const struct giving *what)
 	int err = ferry_give_open(&g, sock, &offer, &opts);
 	if (err)
 		return err;
-	err = until_done(g, what);
+	err = giving_until_done(g, what);
 	note_report(g);
 	ferry_give_close(g, NULL);
 	return err;

@@ -33,7 +33,9 @@ struct giving {
 struct peer *giver_of(unsigned int how, uint64_t *addr);
 /* Begins to give to whoever has the other end of the socket that is returned. */
 int giving_begin(struct peer *giver, const struct giving *g);
-/* The same, all of it, in this process. */
+/* From the offer's answer to the end, in this process; of @what: what happens meanwhile. 0 or -errno. */
+int giving_until_done(struct ferry_give *give, const struct giving *what);
+/* The same with the offer. */
 int giving_run(int sock, const struct giving *g);
 /* The taker, up to the commit; @at is where it has it. What ferry_take_commit() says. */
 int take_until_commit(struct ferry_take **t, int sock, unsigned int how, uint64_t *at);
