@@ -6,36 +6,17 @@
 #include <sys/mman.h>
 
 #include "tests/lib/giver.h"
+#include "tests/lib/messages.h"
 
 /* ---- messages that can't come now */
 
 static void test_out_of_order(void **state)
 {
-	static const struct wire_block block;
-	static const struct wire_result result;
-	static const struct wire_done done;
-	static const struct {
-		enum wire_type type;
-		const void *payload;
-		size_t len;
-	} cases[] = {
-		{WIRE_HELLO, NULL, 0},
-		{WIRE_READY, NULL, 0},
-		{WIRE_COMMIT, NULL, 0},
-		{WIRE_COMMITTED, NULL, 0},
-		{WIRE_STAGE, &block, sizeof(block)},
-		{WIRE_STAGED, &result, sizeof(result)},
-		{WIRE_PLACE, &block, sizeof(block)},
-		{WIRE_PLACED, &result, sizeof(result)},
-		{WIRE_DONE, &done, sizeof(done)},
-		{WIRE_FINISHED, NULL, 0},
-	};
-
 	(void)state;
-	for (unsigned int i = 0; i < COUNT(cases); i++) {
+	for (unsigned int i = 0; i < MESSAGES; i++) {
 		struct ends e = {0};
 		begin_attached(&e);
-		giver_say(&e, cases[i].type, cases[i].payload, cases[i].len);
+		giver_say(&e, messages[i].type, messages[i].payload, messages[i].len);
 		assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), -EPROTO);
 		ends_free(&e);
 	}

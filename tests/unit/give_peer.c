@@ -14,6 +14,7 @@
 
 #include "lib/wire.h"
 #include "tests/lib/test.h"
+#include "tests/lib/messages.h"
 
 #define SHORT 40u
 
@@ -429,31 +430,11 @@ static void test_longest_reason(void **state)
 
 static void test_out_of_order(void **state)
 {
-	static const struct wire_block block;
-	static const struct wire_result result;
-	static const struct wire_done done;
-	static const struct {
-		enum wire_type type;
-		const void *payload;
-		size_t len;
-	} cases[] = {
-		{WIRE_HELLO, NULL, 0},
-		{WIRE_READY, NULL, 0},
-		{WIRE_COMMIT, NULL, 0},
-		{WIRE_COMMITTED, NULL, 0},
-		{WIRE_STAGE, &block, sizeof(block)},
-		{WIRE_STAGED, &result, sizeof(result)},
-		{WIRE_PLACE, &block, sizeof(block)},
-		{WIRE_PLACED, &result, sizeof(result)},
-		{WIRE_DONE, &done, sizeof(done)},
-		{WIRE_FINISHED, NULL, 0},
-	};
-
 	(void)state;
-	for (unsigned int i = 0; i < COUNT(cases); i++) {
+	for (unsigned int i = 0; i < MESSAGES; i++) {
 		struct ends e;
 		begin(&e);
-		say(&e, cases[i].type, cases[i].payload, cases[i].len, -1);
+		say(&e, messages[i].type, messages[i].payload, messages[i].len, -1);
 		assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_ATTACHED, -1), -EPROTO);
 		free_ends(&e);
 	}
