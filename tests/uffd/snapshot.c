@@ -110,6 +110,15 @@ static void assert_filled(const char *mem, uint64_t npages, uint64_t seed)
 			fail_msg("page %llu is not what it was", (unsigned long long)i);
 }
 
+/* The memory is filled, and its image begun. */
+static struct ferry_snapshot *freeze(struct image *image, char *mem, uint64_t npages, uint64_t seed,
+				     uint64_t max_extra)
+{
+	fill(mem, npages, seed);
+	image_new(image, mem, npages * PAGE);
+	return begin(mem, npages * PAGE, max_extra);
+}
+
 /* ---- writers that change every page, each in its own order */
 
 struct writer {
@@ -151,9 +160,7 @@ static void test_written(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, NPAGES, 7);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 7, EXTRA);
 	for (unsigned int i = 0; i < COUNT(w); i++)
 		writer_start(&w[i], mem, NPAGES, orders[i]);
 	collect(snap, &image, 0);
@@ -312,9 +319,7 @@ static void test_unprotected(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, NPAGES, 9);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 9, EXTRA);
 	pthread_mutex_lock(&snap->lock);
 	assert_int_equal(snapshot_learn(snap, (uintptr_t)mem, (uintptr_t)mem + NPAGES * PAGE), 0);
 	snap->learned = (uintptr_t)mem + NPAGES * PAGE;
@@ -342,9 +347,7 @@ static void test_throttled(void **state)
 	struct writer w;
 
 	(void)state;
-	fill(mem, NPAGES, 3);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 3, EXTRA);
 	writer_start(&w, mem, NPAGES, 1);
 	while (!report_of(snap).throttled)
 		usleep(1000);
@@ -371,9 +374,7 @@ static void test_iterator_writes(void **state)
 	struct writer w;
 
 	(void)state;
-	fill(mem, NPAGES, 5);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 5, EXTRA);
 	assert_int_equal(ferry_snapshot_next(snap, &block), 1);
 	image_add(&image, &block);
 	writer_start(&w, mem, NPAGES / 2, 1);
@@ -442,9 +443,7 @@ static void test_huge(void **state)
 	(void)state;
 	if (!make_huge(mem, len))
 		SKIP("no huge pages are given here");
-	fill(mem, len / PAGE, 21);
-	image_new(&image, mem, len);
-	struct ferry_snapshot *snap = begin(mem, len, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, len / PAGE, 21, EXTRA);
 	writer_start(&w, mem, len / PAGE, 101);
 	collect(snap, &image, 0);
 	pthread_join(w.thread, NULL);
@@ -468,9 +467,7 @@ static void test_read(void **state)
 	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 
 	(void)state;
-	fill(mem, 64, 30);
-	image_new(&image, mem, 64 * PAGE);
-	struct ferry_snapshot *snap = begin(mem, 64 * PAGE, 0);
+	struct ferry_snapshot *snap = freeze(&image, mem, 64, 30, 0);
 	assert_int_equal(read(fd, mem, 64 * PAGE), 64 * PAGE);
 	collect(snap, &image, 0);
 	ferry_snapshot_end(snap);
@@ -507,9 +504,7 @@ static void test_discarded(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, NPAGES, 3);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 3, EXTRA);
 	for (unsigned int i = 0; i < COUNT(d); i++) {
 		d[i] = (struct discard){
 			.mem = mem + i * part * PAGE, .len = part * PAGE, .advice = advice[i]};
@@ -538,9 +533,7 @@ static void test_unmapped(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, NPAGES, 3);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 3, EXTRA);
 	assert_int_equal(ferry_snapshot_next(snap, &block), 1);
 	image_add(&image, &block);
 	assert_true(block.len <= BLOCK);
@@ -567,9 +560,7 @@ static void test_moved(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, NPAGES, 3);
-	image_new(&image, mem, NPAGES * PAGE);
-	struct ferry_snapshot *snap = begin(mem, NPAGES * PAGE, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, NPAGES, 3, EXTRA);
 	assert_int_equal(ferry_snapshot_next(snap, &block), 1);
 	image_add(&image, &block);
 	assert_ptr_equal(mremap(mem + 2001 * PAGE, 3000 * PAGE, 3000 * PAGE,
@@ -623,9 +614,7 @@ static void test_forked(void **state)
 	struct image image;
 
 	(void)state;
-	fill(mem, 64, 50);
-	image_new(&image, mem, 64 * PAGE);
-	struct ferry_snapshot *snap = begin(mem, 64 * PAGE, 0);
+	struct ferry_snapshot *snap = freeze(&image, mem, 64, 50, 0);
 	pid_t child = spawn(write_everywhere, mem);
 	assert_int_equal(wait_exit(child), 0);
 	mem[5 * PAGE] = 1;
