@@ -316,7 +316,9 @@ static void cell_title(const struct results *r, char *text, size_t size)
 	snprintf(text, size, "%s", r->way->title);
 }
 
-static void row(const struct summary *s, unsigned int ram_mib, const char *label, cell_fn *cell)
+/* @lived: a figure, of which there is none where no guest has lived to be measured. */
+static void print_row(const struct summary *s, unsigned int ram_mib, const char *label,
+		      cell_fn *cell, bool lived)
 {
 	char text[32];
 
@@ -326,13 +328,23 @@ static void row(const struct summary *s, unsigned int ram_mib, const char *label
 
 		if (!r)
 			continue;
-		if (r->gap.n || cell == cell_intact || cell == cell_title)
-			cell(r, text, sizeof(text));
-		else
+		if (lived && !r->gap.n)
 			snprintf(text, sizeof(text), "-");
+		else
+			cell(r, text, sizeof(text));
 		printf(CELL, text);
 	}
 	putchar('\n');
+}
+
+static void row(const struct summary *s, unsigned int ram_mib, const char *label, cell_fn *cell)
+{
+	print_row(s, ram_mib, label, cell, false);
+}
+
+static void figures(const struct summary *s, unsigned int ram_mib, const char *label, cell_fn *cell)
+{
+	print_row(s, ram_mib, label, cell, true);
 }
 
 static void table(const struct summary *s, unsigned int ram_mib)
@@ -342,14 +354,14 @@ static void table(const struct summary *s, unsigned int ram_mib)
 	snprintf(label, sizeof(label), "%u MiB, %u upgrade%s each", ram_mib, s->options->runs,
 		 s->options->runs > 1 ? "s" : "");
 	row(s, ram_mib, label, cell_title);
-	row(s, ram_mib, "largest gap seen by the guest", cell_gap);
+	figures(s, ram_mib, "largest gap seen by the guest", cell_gap);
 	if (s->options->runs > 1)
-		row(s, ram_mib, "  smallest to largest", cell_gap_range);
-	row(s, ram_mib, "  as long, without an upgrade", cell_baseline);
-	row(s, ram_mib, "total time until the old QEMU is gone", cell_total);
-	row(s, ram_mib, "peak memory of both QEMUs together", cell_peak);
-	row(s, ram_mib, "  of that extra (percent of RAM)", cell_extra);
-	row(s, ram_mib, "guest RAM is anonymous", cell_anonymous);
+		figures(s, ram_mib, "  smallest to largest", cell_gap_range);
+	figures(s, ram_mib, "  as long, without an upgrade", cell_baseline);
+	figures(s, ram_mib, "total time until the old QEMU is gone", cell_total);
+	figures(s, ram_mib, "peak memory of both QEMUs together", cell_peak);
+	figures(s, ram_mib, "  of that extra (percent of RAM)", cell_extra);
+	figures(s, ram_mib, "guest RAM is anonymous", cell_anonymous);
 	row(s, ram_mib, "guest memory is intact", cell_intact);
 }
 
