@@ -35,6 +35,7 @@ TEST_O    := $(patsubst %.c,$(B)/park/%.o,$(wildcard lib/*.c))
 PRELOAD_O := $(patsubst %.c,$(B)/%.o,$(wildcard preload/*.c))
 PARKED_O  := $(patsubst %.c,$(B)/park/%.o,$(wildcard preload/*.c))
 TOOL_O    := $(patsubst %.c,$(B)/%.o,$(wildcard tools/*.c))
+PARKED_TOOL_O := $(patsubst %.c,$(B)/park/%.o,$(wildcard tools/*.c))
 BENCHES   := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 EXAMPLES  := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 TESTS     := $(patsubst %.c,$(B)/%,$(wildcard $(foreach k,unit uffd race cli vm,tests/$(k)/*.c)))
@@ -68,7 +69,10 @@ $(B)/park/libpageferry-preload.so: $(PARKED_O) $(TEST_O) preload/preload.map
 	$(CC) $(CFLAGS) $(SAN) -shared -pthread -Wl,--version-script=preload/preload.map \
 		$(LDFLAGS) -o $@ $(PARKED_O) $(TEST_O) -ldl
 
-tests: $(TESTS) $(FUZZERS) guest $(B)/park/libpageferry-preload.so all examples benches
+$(B)/park/pageferry: $(PARKED_TOOL_O) $(TEST_O)
+	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c
+
+tests: $(TESTS) $(FUZZERS) guest $(B)/park/libpageferry-preload.so $(B)/park/pageferry all examples benches
 benches: $(BENCHES)
 examples: $(EXAMPLES)
 

@@ -90,9 +90,8 @@ static int prepare(struct ferry_snapshot *s, const struct ferry_span *spans, siz
 	return s->window ? ret : -ENOMEM;
 }
 
-/* Makes it and protects. It takes the descriptors over; closing them takes the protection away. */
-static int arm(struct ferry_snapshot **out, const struct snapshot_target *target,
-	       const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts)
+int snapshot_arm(struct ferry_snapshot **out, const struct snapshot_target *target,
+		 const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts)
 {
 	struct ferry_snapshot *s = create(target);
 	int64_t begin = clock_ns();
@@ -115,7 +114,7 @@ static int arm(struct ferry_snapshot **out, const struct snapshot_target *target
 	return 0;
 }
 
-static int serve(struct ferry_snapshot *s)
+int snapshot_serve(struct ferry_snapshot *s)
 {
 	sigset_t all, before;
 
@@ -200,10 +199,10 @@ int ferry_snapshot_begin(struct ferry_snapshot **out, const struct ferry_span *s
 	if (!ret)
 		ret = open_own(&target);
 	if (!ret)
-		ret = arm(out, &target, spans, n, &opts);
+		ret = snapshot_arm(out, &target, spans, n, &opts);
 	if (ret)
 		return ret;
-	ret = serve(*out);
+	ret = snapshot_serve(*out);
 	if (ret) {
 		destroy(*out);
 		*out = NULL;

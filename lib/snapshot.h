@@ -93,6 +93,14 @@ struct ferry_snapshot {
 	struct ferry_snapshot_report report;
 };
 
+/*
+ * What ferry_snapshot_begin() does, in two steps for a target that stands still between them: make it
+ * and protect; serve. @spans are the target's. Its descriptors are taken over, also on error; closing
+ * them takes the protection away.
+ */
+int snapshot_arm(struct ferry_snapshot **snap, const struct snapshot_target *target,
+		 const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts);
+int snapshot_serve(struct ferry_snapshot *snap);
 /* Does this kernel tell by @pagemap what is protected (Linux 6.7)? 0 or -EOPNOTSUPP. */
 int snapshot_can_scan(int pagemap);
 

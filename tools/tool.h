@@ -29,6 +29,7 @@ void command_usage(FILE *out, const struct command *table, size_t n, const char 
 int command_run(const struct command *table, size_t n, const char *prefix, int argc, char **argv);
 
 int cmd_probe(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 int cmd_vm(int argc, char **argv);
 
 int cmd_vm_run(int argc, char **argv);

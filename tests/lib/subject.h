@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A process that is snapshotted by tests: a ledger, and threads whose system calls must never
+ * notice it.
+ */
+#ifndef SUBJECT_H
+#define SUBJECT_H
+
+#include "tests/lib/ledger.h"
+
+#define LEDGER_LEN (64ul << 20)
+#define EXTRA_LEN  (4ul << 20)
+
+enum order { NOTHING, UNMAP, DISCARD, EXEC, FORK };
+
+/* Between the test and the target. */
+struct shared {
+	volatile uint64_t ready, leave, slept, polled, read, failed;
+	volatile int error;
+	volatile enum order order;
+};
+
+struct target {
+	pid_t pid;
+	char *mem, *extra; /* at the same addresses in the target */
+	struct shared *shared;
+	void (*prepare)(void);
+	unsigned int fds, threads;
+};
+
+/* How pageferry snapshot is called. */
+struct command {
+	const char *park;
+	const char *option, *value;
+	const char *rate;
+	uid_t uid;
+	pid_t pid;
+};
+
+struct elf {
+	const char *data;
+	size_t len;
+};
+
+/* Files in a folder of their own. */
+extern char core[64], report[64], errors[64];
+bool subject_begin(void);
+int subject_end(void);
+void remove_files(void);
+
+unsigned int count_in(pid_t pid, const char *what);
+void target_start(struct target *t, void (*prepare)(void));
+/* The ledger as it is now, of a process that is stopped or not. */
+int64_t missing_now(const struct target *t);
+bool file_has(pid_t pid, const char *name, const char *what);
+/* It is as it was, every thread of it works, and no call of it has failed. */
+void assert_unharmed(const struct target *t);
+void target_end(struct target *t);
+/* For spawn(). */
+int run_command(void *command);
+/* The exit status. */
+int snapshot_with(const struct target *t, struct command c);
+int snapshot(const struct target *t);
+bool said(const char *file, const char *what);
+bool nothing_left(void);
+struct elf elf_open(void);
+/* What the file has of @addr; NULL: it is in no segment, or in one without contents. */
+const char *elf_at(const struct elf *e, const void *addr, size_t len);
+int64_t missing_in_core(const struct target *t);
+
+#endif

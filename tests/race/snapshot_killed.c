@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+/* timeout: 600 */
+/* pageferry snapshot is killed, at each step: the process goes on as if nothing had been. */
+#include <signal.h>
+#include <string.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "tests/lib/subject.h"
+
+static const char *const parks[] = {
+	"snapshot.stopped",   "snapshot.framed",     "snapshot.borrowed", "snapshot.call",
+	"snapshot.cloned",    "snapshot.given-back", "snapshot.alone",    "snapshot.made",
+	"snapshot.fetched",   "snapshot.frozen",     "snapshot.running",  "snapshot.saving",
+	"snapshot.unblocked", "snapshot.restored",
+};
+
+static void killed(void **state)
+{
+	const char *park = *state;
+	struct target t;
+
+	target_start(&t, NULL);
+	for (unsigned int round = 0; round < 3; round++) {
+		struct command c = {.park = park, .pid = t.pid};
+		pid_t pid = spawn(run_command, &c);
+		wait_stopped(pid);
+		kill_and_reap(pid);
+		assert_unharmed(&t);
+		assert_int_not_equal(access(core, F_OK), 0);
+	}
+	/* And it can still be snapshotted. */
+	assert_int_equal(snapshot(&t), 0);
+	assert_int_equal(missing_in_core(&t), 0);
+	unlink(core);
+	target_end(&t);
+	remove_files();
+}
+
+/* Killed, and none of its threads gets a CPU before the next snapshot comes. */
+static void test_not_yet_undone(void **state)
+{
+	static const char *const where[] = {"snapshot.borrowed", "snapshot.call",
+					    "snapshot.cloned",   "snapshot.unblocked",
+					    "snapshot.alone",    "snapshot.made"};
+	struct target t;
+
+	(void)state;
+	target_start(&t, NULL);
+	for (size_t i = 0; i < COUNT(where); i++) {
+		struct command c = {.park = where[i], .pid = t.pid};
+		pid_t pid = spawn(run_command, &c);
+		wait_stopped(pid);
+		/* It takes effect before a thread runs on: this is what holds them. */
+		kill(t.pid, SIGSTOP);
+		kill_and_reap(pid);
+		assert_int_equal(snapshot(&t), 1);
+		assert_int_not_equal(access(core, F_OK), 0);
+		kill(t.pid, SIGCONT);
+		assert_unharmed(&t);
+	}
+	assert_int_equal(snapshot(&t), 0);
+	assert_int_equal(missing_in_core(&t), 0);
+	unlink(core);
+	target_end(&t);
+	remove_files();
+}
+
+/* ---- a thread that is in no system call, and has something in every register */
+
+static volatile uint64_t *spins;
+
+/* Ends with 1 when a register has changed. What is on the stack below the red zone is nobody's. */
+static int spin(void *arg)
+{
+	static const uint64_t vector[4] = {0x1111111111111111, 0x2222222222222222,
+					   0x3333333333333333, 0x4444444444444444};
+	uint64_t bad = 0;
+
+	spins = arg;
+	alarm(300);
+	__asm__ volatile("vmovdqu (%[v]), %%ymm15\n"
+			 "mov $0x5555555555555555, %%r14\n"
+			 "mov $0x6666666666666666, %%r13\n"
+			 "movq $0x77, -128(%%rsp)\n"
+			 "1: incq (%[spins])\n"
+			 "vpcmpeqb (%[v]), %%ymm15, %%ymm14\n"
+			 "vpmovmskb %%ymm14, %%ecx\n"
+			 "cmp $-1, %%ecx\n"
+			 "jne 2f\n"
+			 "mov $0x5555555555555555, %%rcx\n"
+			 "cmp %%rcx, %%r14\n"
+			 "jne 2f\n"
+			 "mov $0x6666666666666666, %%rcx\n"
+			 "cmp %%rcx, %%r13\n"
+			 "jne 2f\n"
+			 "cmpq $0x77, -128(%%rsp)\n"
+			 "je 1b\n"
+			 "2: movq $1, %[bad]\n"
+			 : [bad] "+r"(bad)
+			 : [v] "r"(vector), [spins] "r"(spins)
+			 : "rcx", "r13", "r14", "xmm14", "xmm15", "memory", "cc");
+	return (int)bad;
+}
+
+static bool has_avx2(void)
+{
+	return system("grep -qw avx2 /proc/cpuinfo") == 0; /* NOLINT(cert-env33-c) */
+}
+
+static void test_registers(void **state)
+{
+	static const char *const where[] = {NULL,
+					    "snapshot.framed",
+					    "snapshot.borrowed",
+					    "snapshot.call",
+					    "snapshot.cloned",
+					    "snapshot.given-back",
+					    "snapshot.fetched"};
+	volatile uint64_t *count = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+					MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	(void)state;
+	if (!has_avx2())
+		SKIP("this CPU has no AVX2");
+	pid_t target = spawn(spin, (void *)(uintptr_t)count);
+	for (unsigned int i = 0; i < 10 * COUNT(where); i++) {
+		struct command c = {.park = where[i % COUNT(where)], .pid = target};
+		pid_t pid = spawn(run_command, &c);
+		if (c.park && stops(pid))
+			kill_and_reap(pid);
+		else
+			assert_int_equal(wait_exit(pid), 0);
+		uint64_t before = *count;
+		usleep(2000);
+		for (unsigned int tries = 0; *count == before && tries < 500; tries++)
+			usleep(2000);
+		assert_true(*count > before);
+		/* The new thread ends by itself, when it gets a CPU. */
+		for (unsigned int tries = 0; count_in(target, "task") != 1 && tries < 100; tries++)
+			usleep(10000);
+		assert_int_equal(count_in(target, "task"), 1);
+	}
+	kill_and_reap(target);
+	unmap((void *)(uintptr_t)count, PAGE);
+	remove_files();
+}
+
+/* At any moment, not only where somebody has thought of it. */
+static void test_killed_anywhere(void **state)
+{
+	uint64_t seed = (uint64_t)now_ms() | 1;
+	int64_t until = now_ms() + 10000;
+	unsigned int rounds = 0;
+	struct target t;
+
+	(void)state;
+	print_message("# seed %llu\n", (unsigned long long)seed);
+	target_start(&t, NULL);
+	for (; now_ms() < until; rounds++) {
+		struct command c = {.pid = t.pid};
+		pid_t pid = spawn(run_command, &c);
+		usleep((useconds_t)(next_random(&seed) % 25000));
+		kill_and_reap(pid);
+	}
+	print_message("# %u rounds\n", rounds);
+	assert_unharmed(&t);
+	target_end(&t);
+	remove_files();
+}
+
+int main(void)
+{
+	static char names[COUNT(parks)][64];
+	struct CMUnitTest tests[COUNT(parks) + 3] = {
+		TEST(test_registers), TEST(test_killed_anywhere), TEST(test_not_yet_undone)};
+
+	for (size_t i = 0; i < COUNT(parks); i++) {
+		snprintf(names[i], sizeof(names[i]), "killed at %s", parks[i]);
+		tests[i + 3] = (struct CMUnitTest){names[i], killed, test_begin, test_end,
+						   (void *)(uintptr_t)parks[i]};
+	}
+	if (!subject_begin())
+		return 1;
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	int failed = cmocka_run_group_tests_name("snapshot_killed", tests, NULL, NULL);
+	return subject_end() ? 1 : failed;
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/* pageferry snapshot: what its files share, in the order in which it happens. */
+#ifndef PAGEFERRY_SNAP_H
+#define PAGEFERRY_SNAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include "pageferry.h"
+#include "tools/tool.h"
+
+/* ---- the target, snap_target.c */
+
+struct snap_target {
+	pid_t pid;
+	int pidfd;
+	int mem;             /* /proc/PID/mem; bound to its memory, not to its number */
+	int pagemap;         /* the same */
+	unsigned int filter; /* its coredump_filter */
+};
+
+/** Look who it is, and refuse what can't be done. Returns 0 or -errno with @why. */
+int snap_open(struct snap_target *target, pid_t pid, struct why *why);
+void snap_close(struct snap_target *target);
+bool snap_has_ended(const struct snap_target *target);
+/** Has this thread of it a seccomp filter? One may have what the others haven't. */
+bool snap_has_filter(pid_t pid, pid_t tid);
+/** Once its threads are stopped: be sure that the memory is the one that they use. */
+int snap_reopen(struct snap_target *target, struct why *why);
+/** All of a file below /proc/PID; to be freed. NULL: it can't be read. */
+char *snap_read_proc(pid_t pid, const char *name, size_t *len);
+
+/* ---- its mappings, snap_maps.c */
+
+enum snap_way {
+	SNAP_NOT,      /* not part of the image, as a core file of the kernel's wouldn't have it */
+	SNAP_FROZEN,   /* protected, and saved while the process runs */
+	SNAP_COPIED,   /* of a file, and changed: copied while the process stands still */
+	SNAP_CONSTANT, /* of a file, or of the kernel, and never changed */
+	SNAP_LIVE,     /* shared, or in the hands of somebody else: as it is when it is its turn */
+};
+
+struct snap_map {
+	uint64_t start, end, offset, inode;
+	uint64_t dumped; /* bytes from the start on */
+	uint64_t at;     /* in the file */
+	enum snap_way way;
+	char perms[5];
+	bool dontdump, io, uffd, hugetlb;
+	const char *name; /* in text */
+	const char *why;  /* LIVE: because it is that */
+};
+
+struct snap_maps {
+	struct snap_map *v;
+	size_t n;
+	char *text;
+};
+
+/** Read /proc/PID/maps. 0 or -errno. */
+int snap_maps_read(struct snap_maps *maps, pid_t pid);
+/** The same with flags, which takes as long as its page tables are large: not while it stands
+ * still. */
+int snap_maps_read_flags(struct snap_maps *maps, pid_t pid);
+void snap_maps_free(struct snap_maps *maps);
+const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t addr);
+/** Decide what happens to each; @flags: as they were a moment ago. */
+void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
+		    const struct snap_target *target);
+/** What is to be frozen. Returns the number; *spans is to be freed. 0 with NULL: no memory. */
+size_t snap_maps_frozen(const struct snap_maps *maps, struct ferry_span **spans);
+/** The next run of pages from @from to @to that the process has of its own, in a mapping of a file.
+ */
+bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
+		   struct ferry_span *run);
+
+/* ---- its threads, snap_threads.c */
+
+struct snap_thread {
+	pid_t tid;
+	struct user_regs_struct regs;
+	struct user_fpregs_struct fp;
+	const void *xstate; /* NULL: there is none */
+	size_t xstate_len;
+	uint64_t blocked;
+};
+
+struct snap_threads {
+	struct snap_thread *v; /* the first one first */
+	size_t n, cap;
+	char *xstates; /* of all of them */
+};
+
+/** Stop all threads, until no new ones appear, and read their registers. On error none is stopped.
+ */
+int snap_stop(struct snap_threads *threads, const struct snap_target *target, struct why *why);
+void snap_continue(struct snap_threads *threads);
+void snap_threads_free(struct snap_threads *threads);
+/**
+ * How long its extended state is, and with which features: the kernel's list has all that the CPU
+ * has, and takes no state back that is longer than that of a thread which never used AMX. 0: there
+ * is none.
+ */
+size_t snap_xstate(const struct snap_thread *thread, uint64_t *features);
+#define SNAP_XFEATURES_AT 464u /* where debuggers look for them */
+/** What the kernel returns to itself of a call that it makes again unless a handler runs. */
+#define SNAP_ERESTARTNOHAND 514l
+/** Wait for the next stop of a thread, -ETIMEDOUT, -ESRCH: it has ended. */
+int snap_wait(pid_t tid, int *status);
+
+/* ---- a userfaultfd of its memory, snap_inject.c and snap_helper.c */
+
+/** Two places in its code, by which a thread finds back by itself if we die. */
+struct snap_gadgets {
+	uint64_t syscall_ret; /* syscall; ret */
+	uint64_t sigreturn;   /* mov $15, %eax; syscall */
+};
+int snap_find_gadgets(struct snap_gadgets *gadgets, const struct snap_target *target,
+		      const struct snap_maps *maps, struct why *why);
+
+/** Has a thread not found back yet from a snapshot that was killed? Then it must run first. */
+bool snap_is_being_undone(const struct snap_target *target, const struct snap_threads *threads,
+			  const struct snap_gadgets *gadgets);
+
+/** Where a call is made: a thread that stands still, and what is behind the call on its stack. */
+struct snap_call {
+	pid_t tid;
+	uint64_t ip, sp;
+	struct user_regs_struct regs;
+};
+/** Make one. *result is what it returned, or -errno. 1: a new thread stands beside it instead. */
+int snap_call(const struct snap_call *call, long number, const uint64_t args[6], long *result);
+
+/** The threads are stopped. Returns the descriptor or -errno; the process is as it was before. */
+int snap_fetch_uffd(const struct snap_target *target, const struct snap_threads *threads,
+		    const struct snap_maps *maps, const struct snap_gadgets *gadgets,
+		    struct why *why);
+/** What the new thread @tid does: make a userfaultfd that we fetch. @data: 512 bytes of its memory.
+ */
+int snap_helper_uffd(const struct snap_target *target, const struct snap_call *call, uint64_t data,
+		     struct why *why);
+
+/* ---- the file, snap_notes.c and snap_core.c */
+
+/** The notes of the core file; to be freed. NULL: no memory. */
+void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
+		 const struct snap_maps *maps, size_t *len);
+
+struct snap_core {
+	int fd;
+	char *path, *aside; /* what it is to be, and what it is until it is whole */
+	struct snap_maps *maps;
+	void *notes;
+	size_t notes_len;
+	uint64_t end;              /* of all segments */
+	struct ferry_span *absent; /* dumped mappings that the file doesn't have */
+	size_t nabsent, cap_absent;
+	uint64_t written; /* bytes; holes are none */
+};
+
+int snap_core_create(struct snap_core *core, const char *path, struct why *why);
+/** Give every mapping its place; nothing is written yet. */
+void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
+int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
+int snap_core_absent(struct snap_core *core, uint64_t addr, uint64_t len);
+/** Headers and notes; then it takes its name. */
+int snap_core_finish(struct snap_core *core);
+/** Closes it; what is not finished is removed. */
+void snap_core_close(struct snap_core *core);
+
+/* ---- all of it, snapshot.c, snap_save.c and snap_report.c */
+
+struct snap_options {
+	pid_t pid;
+	const char *path;
+	uint64_t rate, max_extra;
+	bool json;
+};
+
+struct snap_result {
+	struct ferry_snapshot_report report;
+	uint64_t stop_ns, total_ns;
+	uint64_t copied, live, constant, extra_peak, written, file_size;
+	size_t nthreads;
+	const struct snap_maps *maps;
+};
+
+struct snap_copied {
+	struct ferry_span span;
+	char *data;
+};
+
+struct snap_job {
+	const struct snap_options *options;
+	struct snap_target target;
+	struct snap_maps flags, maps;
+	struct snap_threads threads;
+	struct snap_gadgets gadgets;
+	struct snap_core core;
+	struct ferry_snapshot *snap;
+	struct snap_copied *copies;
+	size_t ncopies, cap_copies;
+	struct snap_result result;
+	int64_t begin_ns;
+	uint64_t done, expected; /* bytes, for the progress bar */
+};
+
+/** Copy, while it stands still, what can't be frozen. */
+int snap_copy(struct snap_job *job);
+void snap_copies_free(struct snap_job *job);
+/** Save everything. Returns 0 or -errno; -EINTR: somebody wants it to end. */
+int snap_save(struct snap_job *job);
+/** Set by a signal. */
+extern volatile int snap_interrupted;
+
+void snap_print(const struct snap_options *options, const struct snap_result *result);
+void snap_print_failure(const struct snap_options *options, const struct why *why);
+
+#endif

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The core file: header, notes, the mappings one after the other with holes where they are empty,
+ * and at the end the program headers, since only then it is known what could not be saved. It has a
+ * name of its own beside until it is whole.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/scan.h"
+#include "lib/uffd.h"
+#include "tools/snap.h"
+
+#define NOTES_AT sizeof(Elf64_Ehdr)
+
+static int write_at(struct snap_core *c, uint64_t at, const void *data, size_t len)
+{
+	for (const char *p = data; len;) {
+		ssize_t n = pwrite(c->fd, p, len, (off_t)at);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		p += n;
+		at += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+/* In the same folder, so that renaming is all that is left to do. */
+static char *name_aside(const char *path)
+{
+	const char *base = strrchr(path, '/');
+	char *aside;
+
+	base = base ? base + 1 : path;
+	if (!*base || !strcmp(base, ".") || !strcmp(base, "..") ||
+	    asprintf(&aside, "%.*s.%.200s.%d.part", (int)(base - path), path, base, (int)getpid()) <
+		    0)
+		return NULL;
+	return aside;
+}
+
+int snap_core_create(struct snap_core *c, const char *path, struct why *why)
+{
+	struct stat st;
+
+	*c = (struct snap_core){.fd = -1, .path = strdup(path), .aside = name_aside(path)};
+	if (!c->path || !c->aside)
+		return why_set(why, -EINVAL, "%s: not the name of a file", path);
+	/* A device or a pipe would be replaced by the renaming. */
+	if (!stat(path, &st) && !S_ISREG(st.st_mode))
+		return why_set(why, -EINVAL, "%s: not a regular file", path);
+	c->fd = open(c->aside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (c->fd < 0)
+		return why_set(why, -errno, "can't create %s: %s", path, strerror(errno));
+	return 0;
+}
+
+static uint64_t page_up(uint64_t at)
+{
+	return (at + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
+}
+
+void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes, size_t len)
+{
+	c->maps = maps;
+	c->notes = notes;
+	c->notes_len = len;
+	c->end = page_up(NOTES_AT + len);
+	for (size_t i = 0; i < maps->n; i++) {
+		maps->v[i].at = c->end;
+		c->end += maps->v[i].dumped;
+	}
+}
+
+/* Pages of zeros become holes. */
+static int write_pages(struct snap_core *c, uint64_t at, const char *data, uint64_t len)
+{
+	for (uint64_t done = 0, run; done < len; done += run) {
+		bool zero = scan_is_zero(data + done, FERRY_PAGE);
+		for (run = FERRY_PAGE; done + run < len; run += FERRY_PAGE)
+			if (scan_is_zero(data + done + run, FERRY_PAGE) != zero)
+				break;
+		int ret = zero ? 0 : write_at(c, at + done, data + done, run);
+		if (ret)
+			return ret;
+		c->written += zero ? 0 : run;
+	}
+	return 0;
+}
+
+int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64_t len)
+{
+	const char *p = data;
+
+	while (len) {
+		const struct snap_map *m = snap_maps_find(c->maps, addr);
+		if (!m || addr - m->start >= m->dumped)
+			return -EFAULT;
+		uint64_t part = m->start + m->dumped - addr;
+		part = part < len ? part : len;
+		int ret = write_pages(c, m->at + (addr - m->start), p, part);
+		if (ret)
+			return ret;
+		addr += part;
+		p += part;
+		len -= part;
+	}
+	return 0;
+}
+
+int snap_core_absent(struct snap_core *c, uint64_t addr, uint64_t len)
+{
+	if (c->nabsent == c->cap_absent) {
+		size_t cap = c->cap_absent * 2 + 64;
+		struct ferry_span *v = reallocarray(c->absent, cap, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		c->absent = v;
+		c->cap_absent = cap;
+	}
+	c->absent[c->nabsent++] = (struct ferry_span){addr, len};
+	return 0;
+}
+
+/* ---- program headers */
+
+struct phdrs {
+	Elf64_Phdr *v;
+	size_t n, cap;
+	bool failed;
+};
+
+static void add_phdr(struct phdrs *p, Elf64_Phdr one)
+{
+	if (p->n == p->cap) {
+		Elf64_Phdr *v = reallocarray(p->v, p->cap * 2 + 256, sizeof(*v));
+		if (!v) {
+			p->failed = true;
+			return;
+		}
+		p->v = v;
+		p->cap = p->cap * 2 + 256;
+	}
+	p->v[p->n++] = one;
+}
+
+static void add_load(struct phdrs *p, const struct snap_map *m, uint64_t from, uint64_t to,
+		     uint64_t filesz)
+{
+	Elf64_Phdr one = {.p_type = PT_LOAD,
+			  .p_flags = (m->perms[0] == 'r' ? PF_R : 0u) |
+				     (m->perms[1] == 'w' ? PF_W : 0u) |
+				     (m->perms[2] == 'x' ? PF_X : 0u),
+			  .p_offset = m->at + (from - m->start),
+			  .p_vaddr = from,
+			  .p_filesz = filesz,
+			  .p_memsz = to - from,
+			  .p_align = FERRY_PAGE};
+
+	if (to > from)
+		add_phdr(p, one);
+}
+
+/* What is absent is a segment of its own, of which the file has nothing. */
+static void add_map(struct phdrs *p, const struct snap_core *c, size_t *absent,
+		    const struct snap_map *m)
+{
+	uint64_t at = m->start, dumped = m->start + m->dumped;
+
+	for (; *absent < c->nabsent && c->absent[*absent].addr < m->end; ++*absent) {
+		const struct ferry_span *a = &c->absent[*absent];
+		uint64_t from = a->addr > m->start ? a->addr : m->start;
+		uint64_t to = a->addr + a->len < m->end ? a->addr + a->len : m->end;
+		add_load(p, m, at, from, from - at);
+		add_load(p, m, from, to, 0);
+		at = to;
+		if (a->addr + a->len > m->end)
+			break;
+	}
+	add_load(p, m, at, m->end, dumped > at ? dumped - at : 0);
+}
+
+static int by_addr(const void *a, const void *b)
+{
+	const struct ferry_span *x = a, *y = b;
+	return x->addr < y->addr ? -1 : x->addr > y->addr;
+}
+
+static struct phdrs make_phdrs(struct snap_core *c)
+{
+	struct phdrs p = {0};
+	size_t absent = 0;
+
+	if (c->nabsent)
+		qsort(c->absent, c->nabsent, sizeof(*c->absent), by_addr);
+	add_phdr(&p, (Elf64_Phdr){.p_type = PT_NOTE,
+				  .p_flags = PF_R,
+				  .p_offset = NOTES_AT,
+				  .p_filesz = c->notes_len,
+				  .p_align = 4});
+	for (size_t i = 0; i < c->maps->n; i++)
+		add_map(&p, c, &absent, &c->maps->v[i]);
+	return p;
+}
+
+/* More than fit into the header's field are counted in a section header, as the kernel does. */
+static int write_headers(struct snap_core *c, const struct phdrs *p)
+{
+	Elf64_Ehdr e = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB,
+				    EV_CURRENT},
+			.e_type = ET_CORE,
+			.e_machine = EM_X86_64,
+			.e_version = EV_CURRENT,
+			.e_phoff = c->end,
+			.e_ehsize = sizeof(e),
+			.e_phentsize = sizeof(Elf64_Phdr),
+			.e_phnum = p->n < PN_XNUM ? (Elf64_Half)p->n : PN_XNUM};
+	Elf64_Shdr s = {.sh_info = (Elf64_Word)p->n, .sh_size = 1};
+	uint64_t end = c->end + p->n * sizeof(*p->v);
+	int ret = write_at(c, c->end, p->v, p->n * sizeof(*p->v));
+
+	if (!ret && p->n >= PN_XNUM) {
+		e.e_shoff = end;
+		e.e_shentsize = sizeof(s);
+		e.e_shnum = 1;
+		ret = write_at(c, end, &s, sizeof(s));
+	}
+	return ret ? ret : write_at(c, 0, &e, sizeof(e));
+}
+
+int snap_core_finish(struct snap_core *c)
+{
+	struct phdrs p = make_phdrs(c);
+	int ret = p.failed ? -ENOMEM : write_at(c, NOTES_AT, c->notes, c->notes_len);
+
+	if (!ret)
+		ret = write_headers(c, &p);
+	free(p.v);
+	if (!ret && close(c->fd) < 0)
+		ret = -errno;
+	c->fd = ret ? c->fd : -1;
+	if (!ret && rename(c->aside, c->path) < 0)
+		ret = -errno;
+	if (!ret) {
+		free(c->aside);
+		c->aside = NULL;
+	}
+	return ret;
+}
+
+void snap_core_close(struct snap_core *c)
+{
+	if (c->fd >= 0)
+		close(c->fd);
+	/* Nothing of that name is ours if it could not be created. */
+	if (c->aside && (c->fd >= 0 || c->end))
+		unlink(c->aside);
+	free(c->absent);
+	free(c->notes);
+	free(c->aside);
+	free(c->path);
+}

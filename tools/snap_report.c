@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+/* How a snapshot went, for people and for programs. */
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "tools/snap.h"
+
+#define PRETTY (JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE)
+
+static void add_int(struct json_object *o, const char *key, uint64_t value)
+{
+	json_object_object_add(o, key, json_object_new_int64((int64_t)value));
+}
+
+static void add_ms(struct json_object *o, const char *key, uint64_t ns)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%.3f", (double)ns / 1e6);
+	json_object_object_add(o, key, json_object_new_double_s((double)ns / 1e6, text));
+}
+
+static void add_string(struct json_object *o, const char *key, const char *value)
+{
+	json_object_object_add(o, key, json_object_new_string(value));
+}
+
+static struct json_object *live_to_json(const struct snap_maps *maps)
+{
+	struct json_object *list = json_object_new_array();
+	char hex[32];
+
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct snap_map *m = &maps->v[i];
+		if (m->way != SNAP_LIVE)
+			continue;
+		struct json_object *o = json_object_new_object();
+		snprintf(hex, sizeof(hex), "0x%" PRIx64, m->start);
+		add_string(o, "start", hex);
+		add_int(o, "bytes", m->end - m->start);
+		add_string(o, "name", m->name);
+		add_string(o, "why", m->why);
+		json_object_array_add(list, o);
+	}
+	return list;
+}
+
+static struct json_object *to_json(const struct snap_options *options, const struct snap_result *r)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_string(o, "result", r->report.lost ? "incomplete" : "complete");
+	add_int(o, "pid", (uint64_t)options->pid);
+	add_string(o, "file", options->path);
+	add_ms(o, "stop_ms", r->stop_ns);
+	add_ms(o, "arm_ms", r->report.arm_ns);
+	add_ms(o, "total_ms", r->total_ns);
+	add_int(o, "threads", r->nthreads);
+	add_int(o, "frozen_bytes", r->report.data);
+	add_int(o, "copied_bytes", r->copied);
+	add_int(o, "constant_bytes", r->constant);
+	add_int(o, "live_bytes", r->live);
+	add_int(o, "lost_bytes", r->report.lost);
+	add_int(o, "written_bytes", r->written);
+	add_int(o, "faults", r->report.faults);
+	add_int(o, "fault_bytes", r->report.pooled);
+	add_int(o, "throttled", r->report.throttled);
+	add_int(o, "extra_peak_bytes", r->extra_peak);
+	json_object_object_add(o, "live", live_to_json(r->maps));
+	return o;
+}
+
+static void print_json(struct json_object *o)
+{
+	puts(json_object_to_json_string_ext(o, PRETTY));
+	json_object_put(o);
+}
+
+static double mib(uint64_t bytes)
+{
+	return (double)bytes / 1048576;
+}
+
+static void print_text(const struct snap_options *options, const struct snap_result *r)
+{
+	printf("%s: process %d, %zu thread%s, %.1f MiB in %.0f ms; it stood still for %.1f ms\n",
+	       options->path, (int)options->pid, r->nthreads, r->nthreads == 1 ? "" : "s",
+	       mib(r->report.data + r->copied + r->constant + r->live), (double)r->total_ns / 1e6,
+	       (double)r->stop_ns / 1e6);
+	printf("faults   %" PRIu64 ", for which %.1f MiB were saved first; %" PRIu64
+	       " had to wait for memory\n",
+	       r->report.faults, mib(r->report.pooled), r->report.throttled);
+	printf("memory   at most %.1f MiB extra\n", mib(r->extra_peak));
+	if (r->live)
+		printf("live     %.1f MiB, not of the same moment: shared mappings and the like\n",
+		       mib(r->live));
+}
+
+void snap_print(const struct snap_options *options, const struct snap_result *result)
+{
+	if (options->json)
+		print_json(to_json(options, result));
+	else
+		print_text(options, result);
+}
+
+void snap_print_failure(const struct snap_options *options, const struct why *why)
+{
+	if (options->json) {
+		struct json_object *o = json_object_new_object();
+		add_string(o, "result", "failed");
+		add_int(o, "pid", (uint64_t)options->pid);
+		add_string(o, "error", why->text);
+		print_json(o);
+	}
+	say("%s", why->text);
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Stop every thread of a process and read its registers. PTRACE_SEIZE sends no signal and leaves no
+ * trace: when the tracer goes, in whatever way, the threads run on.
+ */
+#include <dirent.h>
+#include <elf.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "tools/snap.h"
+
+#define PATIENCE_NS 3000000000ll
+#define XSTATE_MAX  16384
+#define PF_WORKER   (0x4000u | 0x10u) /* of vhost or io_uring: kernel code, which can't be traced */
+
+int snap_wait(pid_t tid, int *status)
+{
+	int64_t deadline = clock_ns() + PATIENCE_NS;
+	unsigned int tries = 0;
+
+	for (;;) {
+		pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+		if (got == tid)
+			return WIFSTOPPED(*status) ? 0 : -ESRCH;
+		if (got < 0 && errno != EINTR)
+			return -errno;
+		if (clock_ns() > deadline)
+			return -ETIMEDOUT;
+		if (tries++ < 200)
+			sched_yield();
+		else
+			usleep(20);
+	}
+}
+
+/* Whatever signal it is about to get, it gets; the stop comes right after. */
+static int wait_for_stop(pid_t tid)
+{
+	int status, ret;
+
+	while (!(ret = snap_wait(tid, &status))) {
+		if (status >> 16 == PTRACE_EVENT_STOP)
+			return 0;
+		if (ptrace(PTRACE_CONT, tid, NULL, WSTOPSIG(status)) < 0)
+			return -errno;
+	}
+	return ret;
+}
+
+static bool is_known(const struct snap_threads *t, pid_t tid)
+{
+	for (size_t i = 0; i < t->n; i++)
+		if (t->v[i].tid == tid)
+			return true;
+	return false;
+}
+
+static int add_thread(struct snap_threads *t, pid_t tid)
+{
+	if (t->n == t->cap) {
+		struct snap_thread *v = reallocarray(t->v, t->cap * 2 + 64, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		t->v = v;
+		t->cap = t->cap * 2 + 64;
+	}
+	t->v[t->n++] = (struct snap_thread){.tid = tid};
+	return 0;
+}
+
+/* Ended, or no thread of the program at all. */
+static bool is_none(pid_t pid, pid_t tid)
+{
+	char name[64];
+	unsigned int flags = 0;
+	char state = 'X';
+
+	snprintf(name, sizeof(name), "task/%d/stat", (int)tid);
+	char *text = snap_read_proc(pid, name, NULL);
+	const char *rest = text ? strrchr(text, ')') : NULL;
+	if (rest)
+		sscanf(rest, ") %c %*d %*d %*d %*d %*d %u", &state, &flags);
+	free(text);
+	return state == 'Z' || state == 'X' || (flags & PF_WORKER);
+}
+
+/* Returns 1: one more is about to stop; 0: it is none; -errno. */
+static int seize(struct snap_threads *t, pid_t pid, pid_t tid, struct why *why)
+{
+	if (is_known(t, tid))
+		return 0;
+	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0) {
+		int error = errno;
+		if (error == ESRCH || is_none(pid, tid))
+			return 0;
+		return why_set(why, -error,
+			       "thread %d can't be traced: %s: run as its user or as root, see "
+			       "ptrace(2)",
+			       (int)tid, strerror(error));
+	}
+	ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+	if (!add_thread(t, tid))
+		return 1;
+	ptrace(PTRACE_DETACH, tid, NULL, NULL);
+	return why_set(why, -ENOMEM, "out of memory");
+}
+
+/* Returns how many are new, or -errno. */
+static int seize_new(struct snap_threads *t, pid_t pid, struct why *why)
+{
+	char path[64];
+	int found = 0, ret = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	DIR *dir = opendir(path);
+	if (!dir)
+		return why_set(why, -ESRCH, "process %d has ended", (int)pid);
+	const struct dirent *entry;
+	while (ret >= 0 && (entry = readdir(dir))) {
+		pid_t tid = atoi(entry->d_name);
+		ret = tid > 0 ? seize(t, pid, tid, why) : 0;
+		found += ret > 0;
+	}
+	closedir(dir);
+	return ret < 0 ? ret : found;
+}
+
+static void forget(struct snap_threads *t, size_t i)
+{
+	memmove(&t->v[i], &t->v[i + 1], (t->n - i - 1) * sizeof(*t->v));
+	t->n--;
+}
+
+static int wait_for_all(struct snap_threads *t, size_t from, struct why *why)
+{
+	for (size_t i = from; i < t->n;) {
+		int ret = wait_for_stop(t->v[i].tid);
+		if (ret == -ESRCH || ret == -ECHILD)
+			forget(t, i);
+		else if (ret)
+			return why_set(why, ret,
+				       "thread %d doesn't stop: it may be waiting for a device, or "
+				       "for a child of vfork: try again",
+				       (int)t->v[i].tid);
+		else
+			i++;
+	}
+	return 0;
+}
+
+/* As long for each of them; 0: there is none. */
+static size_t xstate_room(const struct snap_threads *t)
+{
+	static char buffer[XSTATE_MAX];
+	struct iovec iov = {buffer, sizeof(buffer)};
+
+	return ptrace(PTRACE_GETREGSET, t->v[0].tid, NT_X86_XSTATE, &iov) < 0 ? 0 : iov.iov_len;
+}
+
+#define IN_USE_AT 512u
+#define XHEADER   576u
+#define TILES     (3ull << 17)
+
+/* Where a part of the extended state ends; 0: the CPU doesn't have it. */
+static size_t end_of_part(unsigned int i)
+{
+	unsigned int len = 0xd, at, sub = i, ignored;
+
+	__asm__("cpuid" : "+a"(len), "=b"(at), "+c"(sub), "=d"(ignored));
+	return len ? (size_t)at + len : 0;
+}
+
+static size_t size_of(uint64_t features)
+{
+	size_t size = XHEADER;
+
+	for (unsigned int i = 2; i < 63; i++) {
+		size_t end = features >> i & 1 ? end_of_part(i) : 0;
+		if (end > size)
+			size = end;
+	}
+	return size;
+}
+
+size_t snap_xstate(const struct snap_thread *t, uint64_t *features)
+{
+	uint64_t used;
+
+	*features = 0;
+	if (t->xstate_len < XHEADER)
+		return 0;
+	memcpy(features, (const char *)t->xstate + SNAP_XFEATURES_AT, sizeof(*features));
+	memcpy(&used, (const char *)t->xstate + IN_USE_AT, sizeof(used));
+	if (!(used & TILES))
+		*features &= ~TILES;
+	size_t len = size_of(*features);
+	return len <= t->xstate_len ? len : 0;
+}
+
+/*
+ * Calls of which the kernel says EINTR when their thread stops, though there is no signal: see
+ * signal(7). What it restarts unless a handler runs is no different for the program, and so is what
+ * we restart.
+ */
+static bool restarts(struct user_regs_struct *r)
+{
+	static const long calls[] = {SYS_epoll_wait,   SYS_epoll_pwait,  SYS_epoll_pwait2,
+				     SYS_semop,        SYS_semtimedop,   SYS_rt_sigtimedwait,
+				     SYS_io_getevents, SYS_io_pgetevents};
+	bool is_one = false;
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		is_one |= (long)r->orig_rax == calls[i];
+	if (!is_one || (long)r->rax != -EINTR)
+		return false;
+	r->rax = (uint64_t)-SNAP_ERESTARTNOHAND;
+	return true;
+}
+
+static int read_registers(struct snap_thread *t, void *xstate, size_t room)
+{
+	struct iovec iov = {xstate, room};
+
+	if (ptrace(PTRACE_GETREGS, t->tid, NULL, &t->regs) < 0 ||
+	    ptrace(PTRACE_GETFPREGS, t->tid, NULL, &t->fp) < 0 ||
+	    ptrace(PTRACE_GETSIGMASK, t->tid, sizeof(t->blocked), &t->blocked) < 0)
+		return -errno;
+	/* At once, so that it holds whatever becomes of us. */
+	if (restarts(&t->regs) && ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs) < 0)
+		return -errno;
+	if (room && !ptrace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, &iov)) {
+		t->xstate = xstate;
+		t->xstate_len = iov.iov_len;
+	}
+	return 0;
+}
+
+static int read_all(struct snap_threads *t, pid_t pid, struct why *why)
+{
+	size_t room = xstate_room(t);
+
+	t->xstates = room ? reallocarray(NULL, t->n, room) : NULL;
+	if (room && !t->xstates)
+		return why_set(why, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < t->n; i++) {
+		int ret = read_registers(&t->v[i], room ? t->xstates + i * room : NULL, room);
+		if (ret)
+			return why_set(why, ret, "process %d has ended", (int)pid);
+	}
+	/* Debuggers show the first one first. */
+	for (size_t i = 1; i < t->n; i++) {
+		struct snap_thread first = t->v[i];
+		if (first.tid != pid)
+			continue;
+		memmove(&t->v[1], &t->v[0], i * sizeof(first));
+		t->v[0] = first;
+	}
+	return 0;
+}
+
+int snap_stop(struct snap_threads *t, const struct snap_target *target, struct why *why)
+{
+	int ret;
+
+	*t = (struct snap_threads){0};
+	/* The process waits for our short sleeps. */
+	prctl(PR_SET_TIMERSLACK, 1);
+	do {
+		size_t known = t->n;
+		ret = seize_new(t, target->pid, why);
+		int waited = ret > 0 ? wait_for_all(t, known, why) : 0;
+		ret = waited ? waited : ret;
+	} while (ret > 0);
+	if (!ret && !t->n)
+		ret = why_set(why, -ESRCH, "process %d has ended", (int)target->pid);
+	if (!ret)
+		ret = read_all(t, target->pid, why);
+	if (ret)
+		snap_continue(t);
+	return ret;
+}
+
+void snap_continue(struct snap_threads *t)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		/* One that doesn't stop can't be let go either: it is when this command ends. */
+		ptrace(PTRACE_DETACH, t->v[i].tid, NULL, NULL);
+	}
+}
+
+void snap_threads_free(struct snap_threads *t)
+{
+	free(t->xstates);
+	free(t->v);
+	*t = (struct snap_threads){0};
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: MIT
+/* pageferry snapshot: a core file of a running process, which stops only for its memory to be
+ * frozen. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/park.h"
+#include "lib/snapshot.h"
+#include "tools/snap.h"
+
+#define EXIT_INCOMPLETE 3
+#define ME              "pageferry snapshot"
+#define UNDOING_TRIES   200u
+#define UNDOING_US      10000u
+
+volatile int snap_interrupted;
+
+static const char help[] =
+	"usage: pageferry snapshot --pid PID -o FILE [OPTION ...]\n"
+	"\n"
+	"Save the memory and the registers of a running process as a core file. The process stops\n"
+	"only for its memory to be write-protected, and goes on while it is saved.\n"
+	"\n"
+	"  --pid PID                 the process\n"
+	"  -o, --output FILE         the core file; it appears when it is whole\n"
+	"  --limit-rate BYTES        write at most so much a second; K, M, G as usual\n"
+	"  --max-extra-memory BYTES  use at most so much for what the process changes before it is\n"
+	"                            saved: then it waits; 8M at least\n"
+	"  --json                    print the report for programs\n"
+	"\n"
+	"Exit status: 0: done; 1: failed; 2: usage; 3: the process has unmapped memory before it was\n"
+	"saved, and the file is without it.\n";
+
+/* ---- options */
+
+static bool read_bytes(const char *word, uint64_t *bytes)
+{
+	static const char units[] = "KMGT";
+	const char *unit;
+	char *end;
+
+	errno = 0;
+	unsigned long long value = strtoull(word, &end, 10);
+	if (errno || end == word || word[0] < '0' || word[0] > '9')
+		return false;
+	unsigned int shift = 0;
+	if (*end && (unit = strchr(units, *end))) {
+		shift = 10 * (unsigned int)(unit - units + 1);
+		end++;
+	}
+	if (*end || !value || value > (UINT64_MAX >> 2 >> shift))
+		return false;
+	*bytes = value << shift;
+	return true;
+}
+
+static bool read_pid(const char *word, pid_t *pid)
+{
+	char *end;
+
+	errno = 0;
+	long value = strtol(word, &end, 10);
+	*pid = (pid_t)value;
+	return !errno && word[0] >= '0' && word[0] <= '9' && !*end && value > 0 && *pid == value;
+}
+
+static int read_option(struct snap_options *o, int letter, const char *word)
+{
+	switch (letter) {
+	case 'p':
+		return read_pid(optarg, &o->pid) ? 0
+						 : say_usage(ME, "--pid %s: not a process", optarg);
+	case 'o':
+		o->path = optarg;
+		return 0;
+	case 'r':
+		return read_bytes(optarg, &o->rate)
+			       ? 0
+			       : say_usage(ME, "--limit-rate %s: not a number of bytes", optarg);
+	case 'm':
+		return read_bytes(optarg, &o->max_extra) && o->max_extra >= FERRY_SNAPSHOT_EXTRA_MIN
+			       ? 0
+			       : say_usage(
+					 ME,
+					 "--max-extra-memory %s: not a number of bytes from 8M on",
+					 optarg);
+	case 'j':
+		o->json = true;
+		return 0;
+	case ':':
+		return say_usage(ME, "%s: something must follow", word);
+	default:
+		return say_usage(ME, "%s: not an option", word);
+	}
+}
+
+/* Returns 0 to go on, 1 when help was asked for, 2 after an error. */
+static int read_options(int argc, char **argv, struct snap_options *o)
+{
+	static const struct option known[] = {{"pid", required_argument, NULL, 'p'},
+					      {"output", required_argument, NULL, 'o'},
+					      {"limit-rate", required_argument, NULL, 'r'},
+					      {"max-extra-memory", required_argument, NULL, 'm'},
+					      {"json", no_argument, NULL, 'j'},
+					      {"help", no_argument, NULL, 'h'},
+					      {0}};
+	int letter, status = 0;
+
+	opterr = 0;
+	optind = 0;
+	while (!status && (letter = getopt_long(argc, argv, ":o:h", known, NULL)) != -1) {
+		if (letter == 'h')
+			return 1;
+		status = read_option(o, letter, argv[optind > 1 ? optind - 1 : 1]);
+	}
+	if (status)
+		return status;
+	if (optind < argc)
+		return say_usage(ME, "%s: nothing was expected here", argv[optind]);
+	if (!o->pid)
+		return say_usage(ME, "--pid is missing");
+	return o->path && *o->path ? 0 : say_usage(ME, "-o is missing");
+}
+
+/* ---- */
+
+static void interrupt(int number)
+{
+	snap_interrupted = number;
+}
+
+static void catch_signals(void)
+{
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction action = {.sa_handler = interrupt}, before;
+
+	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
+		if (!sigaction(ending[i], NULL, &before) && before.sa_handler != SIG_IGN)
+			sigaction(ending[i], &action, NULL);
+}
+
+static int duplicate(int fd)
+{
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+static int freeze(struct snap_job *job, int uffd, struct why *why)
+{
+	struct ferry_snapshot_opts opts = FERRY_SNAPSHOT_OPTS_INIT;
+	struct snapshot_target target = {.uffd = uffd,
+					 .pid = job->target.pid,
+					 .mem = duplicate(job->target.mem),
+					 .pagemap = duplicate(job->target.pagemap)};
+	uint64_t features = SNAPSHOT_FEATURES;
+	struct ferry_span *spans;
+	size_t n = snap_maps_frozen(&job->maps, &spans);
+
+	opts.max_extra = job->options->max_extra;
+	int ret = spans ? uffd_api(uffd, &features) : -ENOMEM;
+	if (!ret && target.mem >= 0 && target.pagemap >= 0) {
+		ret = snapshot_arm(&job->snap, &target, spans, n, &opts);
+	} else {
+		close(uffd);
+		close(target.mem);
+		close(target.pagemap);
+		ret = ret ? ret : -EMFILE;
+	}
+	free(spans);
+	if (ret == -EBUSY)
+		return why_set(why, ret, "process %d has given memory to a userfaultfd of its own",
+			       (int)job->target.pid);
+	return ret ? why_set(why, ret, "the memory of process %d can't be frozen: %s",
+			     (int)job->target.pid, strerror(-ret))
+		   : 0;
+}
+
+static int lay_out(struct snap_job *job)
+{
+	size_t len = 0;
+	void *notes = snap_notes(&job->target, &job->threads, &job->maps, &len);
+
+	if (!notes)
+		return -ENOMEM;
+	snap_core_lay_out(&job->core, &job->maps, notes, len);
+	return 0;
+}
+
+/* All that happens while it stands still. */
+static int freeze_stopped(struct snap_job *job, struct why *why)
+{
+	pid_t pid = job->target.pid;
+	int ret = snap_reopen(&job->target, why);
+
+	if (ret)
+		return ret;
+	ret = snap_maps_read(&job->maps, pid);
+	if (ret)
+		return why_set(why, ret, "process %d has ended", (int)pid);
+	int uffd = snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets, why);
+	if (uffd < 0)
+		return uffd;
+	snap_maps_plan(&job->maps, &job->flags, &job->target);
+	ret = freeze(job, uffd, why);
+	if (ret)
+		return ret;
+	park("snapshot.frozen");
+	ret = lay_out(job);
+	if (!ret)
+		ret = snap_copy(job);
+	return ret ? why_set(why, ret, "the memory of process %d can't be read: %s", (int)pid,
+			     strerror(-ret))
+		   : 0;
+}
+
+/* Where a snapshot was killed a moment ago, the process first runs out of what is left of that. */
+static int stop(struct snap_job *job, int64_t *begin, struct why *why)
+{
+	for (unsigned int tries = 0; tries < UNDOING_TRIES; tries++) {
+		*begin = clock_ns();
+		int ret = snap_stop(&job->threads, &job->target, why);
+		if (ret || !snap_is_being_undone(&job->target, &job->threads, &job->gadgets))
+			return ret;
+		snap_continue(&job->threads);
+		snap_threads_free(&job->threads);
+		park("snapshot.undoing");
+		usleep(UNDOING_US);
+	}
+	return why_set(why, -EAGAIN,
+		       "process %d hasn't run since another snapshot of it was killed: try again "
+		       "when it runs",
+		       (int)job->target.pid);
+}
+
+static int stop_and_freeze(struct snap_job *job, struct why *why)
+{
+	int64_t begin;
+	int ret = stop(job, &begin, why);
+
+	if (ret)
+		return ret;
+	park("snapshot.stopped");
+	ret = freeze_stopped(job, why);
+	snap_continue(&job->threads);
+	job->result.stop_ns = (uint64_t)(clock_ns() - begin);
+	job->result.nthreads = job->threads.n;
+	park("snapshot.running");
+	return ret;
+}
+
+static int prepare(struct snap_job *job, struct why *why)
+{
+	int ret = snap_open(&job->target, job->options->pid, why);
+
+	if (ret)
+		return ret;
+	ret = snap_core_create(&job->core, job->options->path, why);
+	if (!ret && snap_maps_read_flags(&job->flags, job->target.pid))
+		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
+	return ret ? ret : snap_find_gadgets(&job->gadgets, &job->target, &job->flags, why);
+}
+
+static uint64_t resident(const struct snap_maps *maps)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < maps->n; i++)
+		if (maps->v[i].way == SNAP_LIVE || maps->v[i].way == SNAP_CONSTANT)
+			bytes += maps->v[i].dumped;
+	return bytes;
+}
+
+static uint64_t rss_of(pid_t pid)
+{
+	char *text = snap_read_proc(pid, "status", NULL);
+	const char *line = text ? strstr(text, "\nRssAnon:") : NULL;
+	uint64_t kib = line ? strtoull(line + 9, NULL, 10) : 0;
+
+	free(text);
+	return kib * 1024;
+}
+
+static int save(struct snap_job *job, struct why *why)
+{
+	int ret = snapshot_serve(job->snap);
+
+	/* Better than nothing, and better than to let it wait until all is known. */
+	job->expected = rss_of(job->target.pid) + job->result.copied + resident(&job->maps);
+	if (!ret)
+		ret = snap_save(job);
+	if (!ret)
+		ret = snap_core_finish(&job->core);
+	if (ret == -EINTR)
+		return why_set(why, ret, "interrupted: process %d goes on, there is no %s",
+			       (int)job->target.pid, job->options->path);
+	if (ret == -ESRCH)
+		return why_set(
+			why, ret,
+			"process %d has ended, or become another program, before it was saved",
+			(int)job->target.pid);
+	return ret ? why_set(why, ret, "%s: %s", job->options->path, strerror(-ret)) : 0;
+}
+
+static void finish(struct snap_job *job)
+{
+	ferry_snapshot_end(job->snap);
+	snap_core_close(&job->core);
+	snap_copies_free(job);
+	snap_threads_free(&job->threads);
+	snap_maps_free(&job->maps);
+	snap_maps_free(&job->flags);
+	snap_close(&job->target);
+}
+
+static int report(struct snap_job *job, int ret, const struct why *why)
+{
+	struct snap_result *r = &job->result;
+
+	if (ret) {
+		snap_print_failure(job->options, why);
+		return EXIT_FAILURE;
+	}
+	r->total_ns = (uint64_t)(clock_ns() - job->begin_ns);
+	r->written = job->core.written;
+	r->extra_peak = r->report.extra_peak + r->copied;
+	r->maps = &job->maps;
+	snap_print(job->options, r);
+	if (!r->report.lost)
+		return EXIT_SUCCESS;
+	say("%s is incomplete: process %d unmapped %.1f MiB before they were saved; they are marked as "
+	    "missing",
+	    job->options->path, (int)job->target.pid, (double)r->report.lost / 1048576);
+	return EXIT_INCOMPLETE;
+}
+
+int cmd_snapshot(int argc, char **argv)
+{
+	struct snap_options options = {0};
+	struct snap_job job = {.options = &options,
+			       .begin_ns = clock_ns(),
+			       .core.fd = -1,
+			       .target = {.pidfd = -1, .mem = -1, .pagemap = -1}};
+	struct why why = {""};
+	int status = read_options(argc, argv, &options);
+
+	if (status == 1)
+		fputs(help, stdout);
+	if (status)
+		return status == 1 ? EXIT_SUCCESS : status;
+	catch_signals();
+	int ret = prepare(&job, &why);
+	if (!ret)
+		ret = stop_and_freeze(&job, &why);
+	if (!ret)
+		ret = save(&job, &why);
+	status = report(&job, ret, &why);
+	finish(&job);
+	if (snap_interrupted && ret) {
+		signal(snap_interrupted, SIG_DFL);
+		raise(snap_interrupted);
+	}
+	return status;
+}
