@@ -61,7 +61,7 @@ $(B)/libpageferry-preload.so: $(PRELOAD_O) $(LIB_O) preload/preload.map
 		$(LDFLAGS) -o $@ $(PRELOAD_O) $(LIB_O) -ldl
 # The probe shows more than the library's own call tells.
 $(B)/pageferry: $(TOOL_O) $(LIB_O)
-	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c
+	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c -lzstd
 
 $(B)/park/libpageferry.a: $(TEST_O)
 	$(AR) rcs $@ $^
@@ -70,7 +70,7 @@ $(B)/park/libpageferry-preload.so: $(PARKED_O) $(TEST_O) preload/preload.map
 		$(LDFLAGS) -o $@ $(PARKED_O) $(TEST_O) -ldl
 
 $(B)/park/pageferry: $(PARKED_TOOL_O) $(TEST_O)
-	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c
+	$(CC) $(CFLAGS) $(SAN) -pthread $(LDFLAGS) -o $@ $^ -ljson-c -lzstd
 
 tests: $(TESTS) $(FUZZERS) guest $(B)/park/libpageferry-preload.so $(B)/park/pageferry all examples benches
 benches: $(BENCHES)

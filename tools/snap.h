@@ -10,6 +10,7 @@
 #include <sys/user.h>
 
 #include "pageferry.h"
+#include "tools/snap_zstd.h"
 #include "tools/tool.h"
 
 /* ---- the target, snap_target.c */
@@ -151,7 +152,8 @@ void *snap_notes(const struct snap_target *target, const struct snap_threads *th
 
 struct snap_core {
 	int fd;
-	char *path, *aside; /* what it is to be, and what it is until it is whole */
+	char *path, *aside;     /* what it is to be, and what it is until it is whole */
+	struct snap_zstd *zstd; /* NULL: not compressed */
 	struct snap_maps *maps;
 	void *notes;
 	size_t notes_len;
@@ -161,13 +163,14 @@ struct snap_core {
 	uint64_t written; /* bytes; holes are none */
 };
 
-int snap_core_create(struct snap_core *core, const char *path, struct why *why);
+int snap_core_create(struct snap_core *core, const char *path, bool compress, struct why *why);
 /** Give every mapping its place; nothing is written yet. */
 void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
 int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
 int snap_core_absent(struct snap_core *core, uint64_t addr, uint64_t len);
-/** Headers and notes; then it takes its name. */
-int snap_core_finish(struct snap_core *core);
+/** Headers and notes; then it takes its name. @step: while it is put into order, see snap_zstd.h.
+ */
+int snap_core_finish(struct snap_core *core, int (*step)(void *arg, uint64_t written), void *arg);
 /** Closes it; what is not finished is removed. */
 void snap_core_close(struct snap_core *core);
 
@@ -177,7 +180,7 @@ struct snap_options {
 	pid_t pid;
 	const char *path;
 	uint64_t rate, max_extra;
-	bool json;
+	bool compress, json;
 };
 
 struct snap_result {
@@ -211,6 +214,9 @@ struct snap_job {
 /** Copy, while it stands still, what can't be frozen. */
 int snap_copy(struct snap_job *job);
 void snap_copies_free(struct snap_job *job);
+/** The file is being put into order: rate, and whether somebody wants it to end. @job: a snap_job.
+ */
+int snap_step(void *job, uint64_t written);
 /** Save everything. Returns 0 or -errno; -EINTR: somebody wants it to end. */
 int snap_save(struct snap_job *job);
 /** Set by a signal. */

@@ -16,22 +16,21 @@
 #include "lib/scan.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
+#include "tools/snap_io.h"
 
 #define NOTES_AT sizeof(Elf64_Ehdr)
 
 static int write_at(struct snap_core *c, uint64_t at, const void *data, size_t len)
 {
-	for (const char *p = data; len;) {
-		ssize_t n = pwrite(c->fd, p, len, (off_t)at);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		p += n;
-		at += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
+	int64_t n = (int64_t)len;
+	int ret = 0;
+
+	if (c->zstd)
+		n = snap_zstd_add(c->zstd, at, data, len);
+	else
+		ret = io_write(c->fd, at, data, len);
+	c->written += n > 0 ? (uint64_t)n : 0;
+	return n < 0 ? (int)n : ret;
 }
 
 /* In the same folder, so that renaming is all that is left to do. */
@@ -48,7 +47,18 @@ static char *name_aside(const char *path)
 	return aside;
 }
 
-int snap_core_create(struct snap_core *c, const char *path, struct why *why)
+static int open_spool(struct snap_core *c)
+{
+	char *name;
+
+	if (asprintf(&name, "%s.spool", c->aside) < 0)
+		return -ENOMEM;
+	int ret = snap_zstd_open(&c->zstd, name);
+	free(name);
+	return ret;
+}
+
+int snap_core_create(struct snap_core *c, const char *path, bool compress, struct why *why)
 {
 	struct stat st;
 
@@ -61,7 +71,8 @@ int snap_core_create(struct snap_core *c, const char *path, struct why *why)
 	c->fd = open(c->aside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (c->fd < 0)
 		return why_set(why, -errno, "can't create %s: %s", path, strerror(errno));
-	return 0;
+	int ret = compress ? open_spool(c) : 0;
+	return ret ? why_set(why, ret, "can't create %s: %s", path, strerror(-ret)) : 0;
 }
 
 static uint64_t page_up(uint64_t at)
@@ -92,7 +103,6 @@ static int write_pages(struct snap_core *c, uint64_t at, const char *data, uint6
 		int ret = zero ? 0 : write_at(c, at + done, data + done, run);
 		if (ret)
 			return ret;
-		c->written += zero ? 0 : run;
 	}
 	return 0;
 }
@@ -237,7 +247,12 @@ static int write_headers(struct snap_core *c, const struct phdrs *p)
 	return ret ? ret : write_at(c, 0, &e, sizeof(e));
 }
 
-int snap_core_finish(struct snap_core *c)
+static int put_in_order(struct snap_core *c, int (*step)(void *arg, uint64_t written), void *arg)
+{
+	return c->zstd ? snap_zstd_finish(c->zstd, c->fd, step, arg) : 0;
+}
+
+int snap_core_finish(struct snap_core *c, int (*step)(void *arg, uint64_t written), void *arg)
 {
 	struct phdrs p = make_phdrs(c);
 	int ret = p.failed ? -ENOMEM : write_at(c, NOTES_AT, c->notes, c->notes_len);
@@ -245,6 +260,8 @@ int snap_core_finish(struct snap_core *c)
 	if (!ret)
 		ret = write_headers(c, &p);
 	free(p.v);
+	if (!ret)
+		ret = put_in_order(c, step, arg);
 	if (!ret && close(c->fd) < 0)
 		ret = -errno;
 	c->fd = ret ? c->fd : -1;
@@ -264,6 +281,7 @@ void snap_core_close(struct snap_core *c)
 	/* Nothing of that name is ours if it could not be created. */
 	if (c->aside && (c->fd >= 0 || c->end))
 		unlink(c->aside);
+	snap_zstd_close(c->zstd);
 	free(c->absent);
 	free(c->notes);
 	free(c->aside);

@@ -130,6 +130,15 @@ static void keep_rate(struct snap_job *job)
 	}
 }
 
+int snap_step(void *arg, uint64_t written)
+{
+	struct snap_job *job = arg;
+
+	job->core.written += written;
+	keep_rate(job);
+	return snap_interrupted ? -EINTR : 0;
+}
+
 static int put(struct snap_job *job, uint64_t addr, const void *data, uint64_t len)
 {
 	int ret = snap_core_write(&job->core, addr, data, len);

@@ -29,6 +29,7 @@ static const char help[] =
 	"\n"
 	"  --pid PID                 the process\n"
 	"  -o, --output FILE         the core file; it appears when it is whole\n"
+	"  --compress                compress it with zstd: \"zstd -d\" gives the core file\n"
 	"  --limit-rate BYTES        write at most so much a second; K, M, G as usual\n"
 	"  --max-extra-memory BYTES  use at most so much for what the process changes before it is\n"
 	"                            saved: then it waits; 8M at least\n"
@@ -90,6 +91,9 @@ static int read_option(struct snap_options *o, int letter, const char *word)
 					 ME,
 					 "--max-extra-memory %s: not a number of bytes from 8M on",
 					 optarg);
+	case 'z':
+		o->compress = true;
+		return 0;
 	case 'j':
 		o->json = true;
 		return 0;
@@ -107,6 +111,7 @@ static int read_options(int argc, char **argv, struct snap_options *o)
 					      {"output", required_argument, NULL, 'o'},
 					      {"limit-rate", required_argument, NULL, 'r'},
 					      {"max-extra-memory", required_argument, NULL, 'm'},
+					      {"compress", no_argument, NULL, 'z'},
 					      {"json", no_argument, NULL, 'j'},
 					      {"help", no_argument, NULL, 'h'},
 					      {0}};
@@ -259,7 +264,7 @@ static int prepare(struct snap_job *job, struct why *why)
 
 	if (ret)
 		return ret;
-	ret = snap_core_create(&job->core, job->options->path, why);
+	ret = snap_core_create(&job->core, job->options->path, job->options->compress, why);
 	if (!ret && snap_maps_read_flags(&job->flags, job->target.pid))
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
 	return ret ? ret : snap_find_gadgets(&job->gadgets, &job->target, &job->flags, why);
@@ -294,7 +299,7 @@ static int save(struct snap_job *job, struct why *why)
 	if (!ret)
 		ret = snap_save(job);
 	if (!ret)
-		ret = snap_core_finish(&job->core);
+		ret = snap_core_finish(&job->core, snap_step, job);
 	if (ret == -EINTR)
 		return why_set(why, ret, "interrupted: process %d goes on, there is no %s",
 			       (int)job->target.pid, job->options->path);

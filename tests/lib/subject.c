@@ -246,7 +246,8 @@ int run_command(void *arg)
 		setenv("PAGEFERRY_PARK", c->park, 1);
 	if (c->option) {
 		args[n++] = c->option;
-		args[n++] = c->value;
+		if (c->value)
+			args[n++] = c->value;
 	}
 	if (c->rate) {
 		args[n++] = "--limit-rate";
