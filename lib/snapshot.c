@@ -305,8 +305,11 @@ static int save_more(struct ferry_snapshot *s)
 	if (!snapshot_where(s, run.addr, &now, &len))
 		return -EFAULT;
 	s->run = 0;
-	return snapshot_take(s, run.addr, window_end(s, run.addr, now, len), s->window, s->runs,
-			     &s->nruns);
+	s->leave = s->keep;
+	int ret = snapshot_take(s, run.addr, window_end(s, run.addr, now, len), s->window, s->runs,
+				&s->nruns);
+	s->leave = false;
+	return ret;
 }
 
 /* A step towards the next block. 0, STEP_OVER or -errno. */
@@ -369,7 +372,8 @@ int ferry_snapshot_next(struct ferry_snapshot *s, struct ferry_block *block)
 		pthread_mutex_unlock(&s->lock);
 		if (ret != STEP_OVER)
 			return ret;
-		release(s);
+		if (!s->keep)
+			release(s);
 	}
 	pthread_mutex_lock(&s->lock);
 	/* Until it ended, the serving thread may have put some more there. */

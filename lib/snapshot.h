@@ -79,6 +79,12 @@ struct ferry_snapshot {
 	 * unprotected by its next fault.
 	 */
 	bool read_only;
+	/*
+	 * For one who wants to know afterwards what was written meanwhile: what is saved stays
+	 * frozen until somebody writes to it, and the memory isn't let go of in the end.
+	 */
+	bool keep;
+	bool leave;   /* for now, a block is not unprotected when it is saved */
 	bool holding; /* the oldest of the pool is given out */
 	char *window;
 	struct snapshot_run runs[SNAPSHOT_RUNS];
@@ -104,6 +110,14 @@ int snapshot_serve(struct ferry_snapshot *snap);
 /* Does this kernel tell by @pagemap what is protected (Linux 6.7)? 0 or -EOPNOTSUPP. */
 int snapshot_can_scan(int pagemap);
 
+/*
+ * Which pages are still frozen, and where they were at the begin: of a snapshot that keeps, whose
+ * program stands still. *spans is to be freed. 0 or -errno.
+ */
+int snapshot_frozen(struct ferry_snapshot *snap, struct ferry_span **spans, size_t *n);
+/* Before it serves: these pages are saved elsewhere. */
+void snapshot_skip(struct ferry_snapshot *snap, const struct ferry_span *spans, size_t n);
+
 /* ---- the following with the lock held */
 
 /*
@@ -118,6 +132,8 @@ int snapshot_take(struct ferry_snapshot *snap, uint64_t from, uint64_t to, char 
 /* Where is the page that was at @addr at the begin? With *len: how much lies behind it in one
  * piece. */
 bool snapshot_where(const struct ferry_snapshot *snap, uint64_t addr, uint64_t *now, uint64_t *len);
+/* For scan_call(): which pages are frozen. */
+extern const struct pm_scan_arg snapshot_frozen_pages;
 /* Ask the kernel which pages are frozen. 0, -EAGAIN, -ESRCH. */
 int snapshot_learn(struct ferry_snapshot *snap, uint64_t from, uint64_t to);
 /* What of [@from, @to) is not known yet is to be saved. */

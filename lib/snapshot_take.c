@@ -17,7 +17,7 @@ static uint64_t min(uint64_t a, uint64_t b)
 }
 
 /* Without UFFD_FEATURE_WP_UNPOPULATED what was empty at the begin is never protected. */
-static const struct pm_scan_arg frozen_pages = {
+const struct pm_scan_arg snapshot_frozen_pages = {
 	.category_inverted = PAGE_IS_WRITTEN,
 	.category_mask = PAGE_IS_WRITTEN,
 	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
@@ -29,7 +29,8 @@ int snapshot_can_scan(int pagemap)
 	struct page_region vec[1];
 	uint64_t walk_end;
 
-	long n = scan_call(pagemap, &frozen_pages, FERRY_PAGE, 2 * FERRY_PAGE, vec, 1, &walk_end);
+	long n = scan_call(pagemap, &snapshot_frozen_pages, FERRY_PAGE, 2 * FERRY_PAGE, vec, 1,
+			   &walk_end);
 	return n < 0 ? -EOPNOTSUPP : 0;
 }
 
@@ -85,7 +86,8 @@ static int learn_piece(struct ferry_snapshot *s, uint64_t now, uint64_t len, uin
 
 	while (at < end) {
 		uint64_t walk_end = 0;
-		long n = scan_call(s->target.pagemap, &frozen_pages, at, end, vec, REGIONS, &walk_end);
+		long n = scan_call(s->target.pagemap, &snapshot_frozen_pages, at, end, vec, REGIONS,
+				   &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 && n != -ESRCH ? (int)n : -ESRCH;
 		if (!s->read_only && snapshot_blocked(s))
@@ -193,7 +195,8 @@ static int look_again(const struct ferry_snapshot *s, const struct window *w, bo
 	memset(frozen, 0, w->len / FERRY_PAGE);
 	while (at < end) {
 		uint64_t walk_end = 0;
-		long n = scan_call(s->target.pagemap, &frozen_pages, at, end, vec, REGIONS, &walk_end);
+		long n = scan_call(s->target.pagemap, &snapshot_frozen_pages, at, end, vec, REGIONS,
+				   &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 && n != -ESRCH ? (int)n : -ESRCH;
 		for (long i = 0; i < n; i++)
@@ -249,8 +252,13 @@ int snapshot_take(struct ferry_snapshot *s, uint64_t from, uint64_t to, char *bu
 	if (ret)
 		return ret;
 	done = w.len;
-	if (!s->read_only)
+	if (s->leave) {
+		/* An unread event may have changed what is where since it was read. */
+		ret = snapshot_blocked(s) ? -EAGAIN : 0;
+		done = ret ? 0 : w.len;
+	} else if (!s->read_only) {
 		ret = snapshot_unprotect(s, w.now, w.len, &done);
+	}
 	settle(s, &w, frozen, bad, done, buffer, runs, nruns);
 	return ret == -EAGAIN && done ? 0 : ret;
 }

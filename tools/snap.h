@@ -10,6 +10,7 @@
 #include <sys/user.h>
 
 #include "pageferry.h"
+#include "tools/snap_track.h"
 #include "tools/snap_zstd.h"
 #include "tools/tool.h"
 
@@ -146,9 +147,15 @@ int snap_helper_uffd(const struct snap_target *target, const struct snap_call *c
 
 /* ---- the file, snap_notes.c and snap_core.c */
 
-/** The notes of the core file; to be freed. NULL: no memory. */
+/** The notes of the core file; to be freed. NULL: no memory. @ident: NULL: it has none. */
 void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
-		 const struct snap_maps *maps, size_t *len);
+		 const struct snap_maps *maps, const struct snap_ident *ident, size_t *len);
+
+/** A part of a dumped mapping that the file doesn't have. */
+struct snap_gap {
+	uint64_t addr, len;
+	bool same; /* as in the base; else it could not be saved */
+};
 
 struct snap_core {
 	int fd;
@@ -157,9 +164,9 @@ struct snap_core {
 	struct snap_maps *maps;
 	void *notes;
 	size_t notes_len;
-	uint64_t end;              /* of all segments */
-	struct ferry_span *absent; /* dumped mappings that the file doesn't have */
-	size_t nabsent, cap_absent;
+	uint64_t end; /* of all segments */
+	struct snap_gap *gaps;
+	size_t ngaps, cap_gaps;
 	uint64_t written; /* bytes; holes are none */
 };
 
@@ -168,6 +175,7 @@ int snap_core_create(struct snap_core *core, const char *path, bool compress, st
 void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
 int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
 int snap_core_absent(struct snap_core *core, uint64_t addr, uint64_t len);
+int snap_core_same(struct snap_core *core, uint64_t addr, uint64_t len);
 /** Headers and notes; then it takes its name. @step: while it is put into order, see snap_zstd.h.
  */
 int snap_core_finish(struct snap_core *core, int (*step)(void *arg, uint64_t written), void *arg);
@@ -179,13 +187,16 @@ void snap_core_close(struct snap_core *core);
 struct snap_options {
 	pid_t pid;
 	const char *path;
+	const char *base; /* --incremental; NULL: a full one */
 	uint64_t rate, max_extra;
-	bool compress, json;
+	bool compress, track, untrack, json;
 };
 
 struct snap_result {
 	struct ferry_snapshot_report report;
-	uint64_t stop_ns, total_ns;
+	uint64_t stop_ns, track_stop_ns, total_ns;
+	uint64_t changed, same; /* since the base */
+	pid_t keeper;
 	uint64_t copied, live, constant, extra_peak, written, file_size;
 	size_t nthreads;
 	const struct snap_maps *maps;
@@ -196,6 +207,22 @@ struct snap_copied {
 	char *data;
 };
 
+/** One in a series of snapshots of which each has what has changed since the one before. */
+struct snap_series {
+	enum {
+		SERIES_NONE,      /* a single one */
+		SERIES_FIRST,     /* there is no keeper yet */
+		SERIES_UNTOUCHED, /* what has changed since the base is known */
+		SERIES_PROTECTED, /* the same once the changed pages are unprotected again */
+		SERIES_LOST,      /* not until this one is saved */
+	} state;
+	struct snap_ident ident;
+	struct snap_keeper keeper;
+	int listener;
+	struct snap_changes changes;
+	char *changed; /* their contents; NULL: frozen */
+};
+
 struct snap_job {
 	const struct snap_options *options;
 	struct snap_target target;
@@ -203,6 +230,7 @@ struct snap_job {
 	struct snap_threads threads;
 	struct snap_gadgets gadgets;
 	struct snap_core core;
+	struct snap_series series;
 	struct ferry_snapshot *snap;
 	struct snap_copied *copies;
 	size_t ncopies, cap_copies;
@@ -217,10 +245,33 @@ void snap_copies_free(struct snap_job *job);
 /** The file is being put into order: rate, and whether somebody wants it to end. @job: a snap_job.
  */
 int snap_step(void *job, uint64_t written);
-/** Save everything. Returns 0 or -errno; -EINTR: somebody wants it to end. */
-int snap_save(struct snap_job *job);
+/** Save what is frozen. Returns 0 or -errno; -EINTR: somebody wants it to end. */
+int snap_save_frozen(struct snap_job *job);
+/** And the rest. */
+int snap_save_rest(struct snap_job *job);
 /** Set by a signal. */
 extern volatile int snap_interrupted;
+
+/* ---- series of them, snap_series.c */
+
+/** Before it is stopped. */
+int snap_series_begin(struct snap_job *job, struct why *why);
+/**
+ * Stopped: plan its mappings, and find out what has changed since the base. 0: copied, if it is
+ * little, and tracked from now on; 1: to be frozen; -errno.
+ */
+int snap_series_changes(struct snap_job *job, struct why *why);
+/** It is frozen: what is as in the base needs no saving. */
+void snap_series_frozen(struct snap_job *job);
+/** Everything is saved: let go of it, and track what was written since it was frozen. */
+int snap_series_track(struct snap_job *job, struct why *why);
+/** The file is there. */
+int snap_series_done(struct snap_job *job, struct why *why);
+void snap_series_end(struct snap_job *job);
+/** --untrack */
+int snap_untrack(pid_t pid, struct why *why);
+/** pageferry snapshot merge */
+int cmd_snapshot_merge(int argc, char **argv);
 
 void snap_print(const struct snap_options *options, const struct snap_result *result);
 void snap_print_failure(const struct snap_options *options, const struct why *why);

@@ -18,8 +18,6 @@
 #include "tools/snap.h"
 #include "tools/snap_io.h"
 
-#define NOTES_AT sizeof(Elf64_Ehdr)
-
 static int write_at(struct snap_core *c, uint64_t at, const void *data, size_t len)
 {
 	int64_t n = (int64_t)len;
@@ -85,7 +83,7 @@ void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes,
 	c->maps = maps;
 	c->notes = notes;
 	c->notes_len = len;
-	c->end = page_up(NOTES_AT + len);
+	c->end = page_up(SNAP_NOTES_AT + len);
 	for (size_t i = 0; i < maps->n; i++) {
 		maps->v[i].at = c->end;
 		c->end += maps->v[i].dumped;
@@ -127,18 +125,28 @@ int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64
 	return 0;
 }
 
-int snap_core_absent(struct snap_core *c, uint64_t addr, uint64_t len)
+static int add_gap(struct snap_core *c, struct snap_gap gap)
 {
-	if (c->nabsent == c->cap_absent) {
-		size_t cap = c->cap_absent * 2 + 64;
-		struct ferry_span *v = reallocarray(c->absent, cap, sizeof(*v));
+	if (c->ngaps == c->cap_gaps) {
+		size_t cap = c->cap_gaps * 2 + 64;
+		struct snap_gap *v = reallocarray(c->gaps, cap, sizeof(*v));
 		if (!v)
 			return -ENOMEM;
-		c->absent = v;
-		c->cap_absent = cap;
+		c->gaps = v;
+		c->cap_gaps = cap;
 	}
-	c->absent[c->nabsent++] = (struct ferry_span){addr, len};
+	c->gaps[c->ngaps++] = gap;
 	return 0;
+}
+
+int snap_core_absent(struct snap_core *c, uint64_t addr, uint64_t len)
+{
+	return add_gap(c, (struct snap_gap){addr, len, false});
+}
+
+int snap_core_same(struct snap_core *c, uint64_t addr, uint64_t len)
+{
+	return add_gap(c, (struct snap_gap){addr, len, true});
 }
 
 /* ---- program headers */
@@ -163,10 +171,10 @@ static void add_phdr(struct phdrs *p, Elf64_Phdr one)
 	p->v[p->n++] = one;
 }
 
-static void add_load(struct phdrs *p, const struct snap_map *m, uint64_t from, uint64_t to,
-		     uint64_t filesz)
+static void add_segment(struct phdrs *p, const struct snap_map *m, uint32_t type, uint64_t from,
+			uint64_t to, uint64_t filesz)
 {
-	Elf64_Phdr one = {.p_type = PT_LOAD,
+	Elf64_Phdr one = {.p_type = type,
 			  .p_flags = (m->perms[0] == 'r' ? PF_R : 0u) |
 				     (m->perms[1] == 'w' ? PF_W : 0u) |
 				     (m->perms[2] == 'x' ? PF_X : 0u),
@@ -180,45 +188,45 @@ static void add_load(struct phdrs *p, const struct snap_map *m, uint64_t from, u
 		add_phdr(p, one);
 }
 
-/* What is absent is a segment of its own, of which the file has nothing. */
-static void add_map(struct phdrs *p, const struct snap_core *c, size_t *absent,
+/* A gap is a segment of its own, of which the file has nothing. */
+static void add_map(struct phdrs *p, const struct snap_core *c, size_t *gap,
 		    const struct snap_map *m)
 {
 	uint64_t at = m->start, dumped = m->start + m->dumped;
 
-	for (; *absent < c->nabsent && c->absent[*absent].addr < m->end; ++*absent) {
-		const struct ferry_span *a = &c->absent[*absent];
+	for (; *gap < c->ngaps && c->gaps[*gap].addr < m->end; ++*gap) {
+		const struct snap_gap *a = &c->gaps[*gap];
 		uint64_t from = a->addr > m->start ? a->addr : m->start;
 		uint64_t to = a->addr + a->len < m->end ? a->addr + a->len : m->end;
-		add_load(p, m, at, from, from - at);
-		add_load(p, m, from, to, 0);
+		add_segment(p, m, PT_LOAD, at, from, from - at);
+		add_segment(p, m, a->same ? SNAP_PT_SAME : PT_LOAD, from, to, 0);
 		at = to;
 		if (a->addr + a->len > m->end)
 			break;
 	}
-	add_load(p, m, at, m->end, dumped > at ? dumped - at : 0);
+	add_segment(p, m, PT_LOAD, at, m->end, dumped > at ? dumped - at : 0);
 }
 
 static int by_addr(const void *a, const void *b)
 {
-	const struct ferry_span *x = a, *y = b;
+	const struct snap_gap *x = a, *y = b;
 	return x->addr < y->addr ? -1 : x->addr > y->addr;
 }
 
 static struct phdrs make_phdrs(struct snap_core *c)
 {
 	struct phdrs p = {0};
-	size_t absent = 0;
+	size_t gap = 0;
 
-	if (c->nabsent)
-		qsort(c->absent, c->nabsent, sizeof(*c->absent), by_addr);
+	if (c->ngaps)
+		qsort(c->gaps, c->ngaps, sizeof(*c->gaps), by_addr);
 	add_phdr(&p, (Elf64_Phdr){.p_type = PT_NOTE,
 				  .p_flags = PF_R,
-				  .p_offset = NOTES_AT,
+				  .p_offset = SNAP_NOTES_AT,
 				  .p_filesz = c->notes_len,
 				  .p_align = 4});
 	for (size_t i = 0; i < c->maps->n; i++)
-		add_map(&p, c, &absent, &c->maps->v[i]);
+		add_map(&p, c, &gap, &c->maps->v[i]);
 	return p;
 }
 
@@ -255,7 +263,7 @@ static int put_in_order(struct snap_core *c, int (*step)(void *arg, uint64_t wri
 int snap_core_finish(struct snap_core *c, int (*step)(void *arg, uint64_t written), void *arg)
 {
 	struct phdrs p = make_phdrs(c);
-	int ret = p.failed ? -ENOMEM : write_at(c, NOTES_AT, c->notes, c->notes_len);
+	int ret = p.failed ? -ENOMEM : write_at(c, SNAP_NOTES_AT, c->notes, c->notes_len);
 
 	if (!ret)
 		ret = write_headers(c, &p);
@@ -282,7 +290,7 @@ void snap_core_close(struct snap_core *c)
 	if (c->aside && (c->fd >= 0 || c->end))
 		unlink(c->aside);
 	snap_zstd_close(c->zstd);
-	free(c->absent);
+	free(c->gaps);
 	free(c->notes);
 	free(c->aside);
 	free(c->path);

@@ -184,11 +184,15 @@ static void add_thread(struct buffer *b, const struct snap_target *target,
 }
 
 void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
-		 const struct snap_maps *maps, size_t *len)
+		 const struct snap_maps *maps, const struct snap_ident *ident, size_t *len)
 {
 	struct stat_line s = read_stat(target->pid);
 	struct buffer b = {0};
 
+	if (ident) {
+		struct snap_ident_note first = snap_ident_note(ident);
+		append(&b, &first, sizeof(first));
+	}
 	for (size_t i = 0; i < threads->n; i++)
 		add_thread(&b, target, maps, &threads->v[i], &s, i == 0);
 	if (b.failed) {

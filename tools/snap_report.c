@@ -58,6 +58,14 @@ static struct json_object *to_json(const struct snap_options *options, const str
 	add_ms(o, "arm_ms", r->report.arm_ns);
 	add_ms(o, "total_ms", r->total_ns);
 	add_int(o, "threads", r->nthreads);
+	if (r->track_stop_ns)
+		add_ms(o, "track_stop_ms", r->track_stop_ns);
+	if (options->base) {
+		add_int(o, "changed_bytes", r->changed);
+		add_int(o, "same_bytes", r->same);
+	}
+	if (r->keeper)
+		add_int(o, "keeper", (uint64_t)r->keeper);
 	add_int(o, "frozen_bytes", r->report.data);
 	add_int(o, "copied_bytes", r->copied);
 	add_int(o, "constant_bytes", r->constant);
@@ -83,12 +91,25 @@ static double mib(uint64_t bytes)
 	return (double)bytes / 1048576;
 }
 
+static uint64_t saved(const struct snap_result *r)
+{
+	uint64_t others = r->copied + r->constant + r->live;
+	return others + (r->report.data ? r->report.data : r->changed);
+}
+
 static void print_text(const struct snap_options *options, const struct snap_result *r)
 {
 	printf("%s: process %d, %zu thread%s, %.1f MiB in %.0f ms; it stood still for %.1f ms\n",
 	       options->path, (int)options->pid, r->nthreads, r->nthreads == 1 ? "" : "s",
-	       mib(r->report.data + r->copied + r->constant + r->live), (double)r->total_ns / 1e6,
-	       (double)r->stop_ns / 1e6);
+	       mib(saved(r)), (double)r->total_ns / 1e6, (double)r->stop_ns / 1e6);
+	if (r->track_stop_ns)
+		printf("tracking a second stop of %.1f ms\n", (double)r->track_stop_ns / 1e6);
+	if (options->base)
+		printf("changed  %.1f MiB; %.1f MiB are as in %s\n", mib(r->changed), mib(r->same),
+		       options->base);
+	if (r->keeper)
+		printf("keeper   process %d, until process %d ends or --untrack\n", (int)r->keeper,
+		       (int)options->pid);
 	printf("faults   %" PRIu64 ", for which %.1f MiB were saved first; %" PRIu64
 	       " had to wait for memory\n",
 	       r->report.faults, mib(r->report.pooled), r->report.throttled);

@@ -149,7 +149,7 @@ static int put(struct snap_job *job, uint64_t addr, const void *data, uint64_t l
 	return ret ? ret : snap_interrupted ? -EINTR : 0;
 }
 
-static int save_frozen(struct snap_job *job)
+int snap_save_frozen(struct snap_job *job)
 {
 	struct ferry_block block = {.size = sizeof(block)};
 	int ret = 1;
@@ -163,6 +163,19 @@ static int save_frozen(struct snap_job *job)
 			failed = snap_core_absent(&job->core, block.addr, block.len);
 		ret = failed ? failed : ret;
 	}
+	job->result.report.size = sizeof(job->result.report);
+	ferry_snapshot_report(job->snap, &job->result.report);
+	return ret;
+}
+
+static int save_changed(struct snap_job *job)
+{
+	const struct snap_changes *c = &job->series.changes;
+	const char *data = job->series.changed;
+	int ret = 0;
+
+	for (size_t i = 0; !ret && data && i < c->nchanged; data += c->changed[i++].len)
+		ret = put(job, c->changed[i].addr, data, c->changed[i].len);
 	return ret;
 }
 
@@ -252,12 +265,10 @@ static int save_others(struct snap_job *job)
 	return ret ? ret : snap_has_ended(&job->target) ? -ESRCH : 0;
 }
 
-int snap_save(struct snap_job *job)
+int snap_save_rest(struct snap_job *job)
 {
-	int ret = save_frozen(job);
+	int ret = save_changed(job);
 
-	job->result.report.size = sizeof(job->result.report);
-	ferry_snapshot_report(job->snap, &job->result.report);
 	if (!ret)
 		ret = save_copies(job);
 	if (!ret)

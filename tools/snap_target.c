@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /* Who is to be snapshotted, and can it be? */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/elf.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>

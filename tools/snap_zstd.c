@@ -211,6 +211,44 @@ int snap_zstd_finish(struct snap_zstd *z, int fd, int (*step)(void *arg, uint64_
 
 /* ---- back */
 
+bool snap_zstd_is(int fd)
+{
+	static const unsigned char magic[4] = {0x28, 0xb5, 0x2f, 0xfd};
+	unsigned char begin[4];
+
+	return !io_read(fd, 0, begin, sizeof(begin)) && !memcmp(begin, magic, sizeof(magic));
+}
+
+static int peek(ZSTD_DCtx *ctx, int fd, char *buffer, size_t cap, ZSTD_outBuffer *out)
+{
+	uint64_t at = 0;
+
+	while (out->pos < out->size) {
+		ssize_t n = pread(fd, buffer, cap, (off_t)at);
+		ZSTD_inBuffer in = {buffer, n > 0 ? (size_t)n : 0, 0};
+		if (n <= 0)
+			return n ? -errno : -EBADMSG;
+		while (in.pos < in.size && out->pos < out->size)
+			if (ZSTD_isError(ZSTD_decompressStream(ctx, out, &in)))
+				return -EBADMSG;
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+int snap_zstd_peek(int fd, void *to, size_t len)
+{
+	ZSTD_outBuffer out = {to, len, 0};
+	ZSTD_DCtx *ctx = ZSTD_createDCtx();
+	size_t cap = ZSTD_DStreamInSize();
+	char *buffer = malloc(cap);
+	int ret = ctx && buffer ? peek(ctx, fd, buffer, cap, &out) : -ENOMEM;
+
+	free(buffer);
+	ZSTD_freeDCtx(ctx);
+	return ret;
+}
+
 /* Up to where in @data the pages of the file, which is at @at, are all zeros, or all not. */
 static size_t same_pages(uint64_t at, const char *data, size_t len, bool *zero)
 {

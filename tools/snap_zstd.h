@@ -8,6 +8,7 @@
 #ifndef PAGEFERRY_SNAP_ZSTD_H
 #define PAGEFERRY_SNAP_ZSTD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,10 @@ int snap_zstd_finish(struct snap_zstd *zstd, int fd, int (*step)(void *arg, uint
 		     void *arg);
 void snap_zstd_close(struct snap_zstd *zstd);
 
+/** Does this file begin as a compressed one does? */
+bool snap_zstd_is(int fd);
+/** The first @len bytes of what is compressed there. 0, -errno; -EBADMSG: it is damaged. */
+int snap_zstd_peek(int fd, void *to, size_t len);
 /** Decompress @from into @to, zeros as holes. 0, -errno; -EBADMSG: it is damaged. */
 int snap_zstd_expand(int from, int to);
 

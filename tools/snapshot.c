@@ -23,12 +23,16 @@ volatile int snap_interrupted;
 
 static const char help[] =
 	"usage: pageferry snapshot --pid PID -o FILE [OPTION ...]\n"
+	"       pageferry snapshot merge BASE INCREMENT ... -o FILE [--compress]\n"
+	"       pageferry snapshot --pid PID --untrack\n"
 	"\n"
 	"Save the memory and the registers of a running process as a core file. The process stops\n"
 	"only for its memory to be write-protected, and goes on while it is saved.\n"
 	"\n"
 	"  --pid PID                 the process\n"
 	"  -o, --output FILE         the core file; it appears when it is whole\n"
+	"  --track                   have a process in the background find out what changes from now on\n"
+	"  --incremental BASE        only what has changed since BASE, the last one that was tracked\n"
 	"  --compress                compress it with zstd: \"zstd -d\" gives the core file\n"
 	"  --limit-rate BYTES        write at most so much a second; K, M, G as usual\n"
 	"  --max-extra-memory BYTES  use at most so much for what the process changes before it is\n"
@@ -91,6 +95,15 @@ static int read_option(struct snap_options *o, int letter, const char *word)
 					 ME,
 					 "--max-extra-memory %s: not a number of bytes from 8M on",
 					 optarg);
+	case 'b':
+		o->base = optarg;
+		return 0;
+	case 't':
+		o->track = true;
+		return 0;
+	case 'u':
+		o->untrack = true;
+		return 0;
 	case 'z':
 		o->compress = true;
 		return 0;
@@ -112,6 +125,9 @@ static int read_options(int argc, char **argv, struct snap_options *o)
 					      {"limit-rate", required_argument, NULL, 'r'},
 					      {"max-extra-memory", required_argument, NULL, 'm'},
 					      {"compress", no_argument, NULL, 'z'},
+					      {"track", no_argument, NULL, 't'},
+					      {"untrack", no_argument, NULL, 'u'},
+					      {"incremental", required_argument, NULL, 'b'},
 					      {"json", no_argument, NULL, 'j'},
 					      {"help", no_argument, NULL, 'h'},
 					      {0}};
@@ -130,6 +146,10 @@ static int read_options(int argc, char **argv, struct snap_options *o)
 		return say_usage(ME, "%s: nothing was expected here", argv[optind]);
 	if (!o->pid)
 		return say_usage(ME, "--pid is missing");
+	if (o->untrack)
+		return o->path || o->track || o->base
+			       ? say_usage(ME, "--untrack makes no file: leave the rest out")
+			       : 0;
 	return o->path && *o->path ? 0 : say_usage(ME, "-o is missing");
 }
 
@@ -188,12 +208,23 @@ static int freeze(struct snap_job *job, int uffd, struct why *why)
 static int lay_out(struct snap_job *job)
 {
 	size_t len = 0;
-	void *notes = snap_notes(&job->target, &job->threads, &job->maps, &len);
+	void *notes = snap_notes(&job->target, &job->threads, &job->maps,
+				 job->series.state ? &job->series.ident : NULL, &len);
 
 	if (!notes)
 		return -ENOMEM;
 	snap_core_lay_out(&job->core, &job->maps, notes, len);
 	return 0;
+}
+
+static int freeze_all(struct snap_job *job, struct why *why)
+{
+	int uffd = snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets, why);
+	int ret = uffd < 0 ? uffd : freeze(job, uffd, why);
+
+	if (!ret)
+		snap_series_frozen(job);
+	return ret;
 }
 
 /* All that happens while it stands still. */
@@ -207,11 +238,9 @@ static int freeze_stopped(struct snap_job *job, struct why *why)
 	ret = snap_maps_read(&job->maps, pid);
 	if (ret)
 		return why_set(why, ret, "process %d has ended", (int)pid);
-	int uffd = snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets, why);
-	if (uffd < 0)
-		return uffd;
-	snap_maps_plan(&job->maps, &job->flags, &job->target);
-	ret = freeze(job, uffd, why);
+	ret = snap_series_changes(job, why);
+	if (ret > 0)
+		ret = freeze_all(job, why);
 	if (ret)
 		return ret;
 	park("snapshot.frozen");
@@ -262,6 +291,8 @@ static int prepare(struct snap_job *job, struct why *why)
 {
 	int ret = snap_open(&job->target, job->options->pid, why);
 
+	if (!ret)
+		ret = snap_series_begin(job, why);
 	if (ret)
 		return ret;
 	ret = snap_core_create(&job->core, job->options->path, job->options->compress, why);
@@ -290,16 +321,27 @@ static uint64_t rss_of(pid_t pid)
 	return kib * 1024;
 }
 
-static int save(struct snap_job *job, struct why *why)
+static int save_frozen(struct snap_job *job, struct why *why)
 {
 	int ret = snapshot_serve(job->snap);
 
-	/* Better than nothing, and better than to let it wait until all is known. */
-	job->expected = rss_of(job->target.pid) + job->result.copied + resident(&job->maps);
 	if (!ret)
-		ret = snap_save(job);
+		ret = snap_save_frozen(job);
+	return ret || !job->snap->keep ? ret : snap_series_track(job, why);
+}
+
+static int save(struct snap_job *job, struct why *why)
+{
+	/* Better than nothing, and better than to let it wait until all is known. */
+	job->expected = (job->snap ? rss_of(job->target.pid) : job->result.changed) +
+			job->result.copied + resident(&job->maps);
+	int ret = job->snap ? save_frozen(job, why) : 0;
+	if (!ret)
+		ret = snap_save_rest(job);
 	if (!ret)
 		ret = snap_core_finish(&job->core, snap_step, job);
+	if (!ret || why->text[0])
+		return ret;
 	if (ret == -EINTR)
 		return why_set(why, ret, "interrupted: process %d goes on, there is no %s",
 			       (int)job->target.pid, job->options->path);
@@ -308,12 +350,13 @@ static int save(struct snap_job *job, struct why *why)
 			why, ret,
 			"process %d has ended, or become another program, before it was saved",
 			(int)job->target.pid);
-	return ret ? why_set(why, ret, "%s: %s", job->options->path, strerror(-ret)) : 0;
+	return why_set(why, ret, "%s: %s", job->options->path, strerror(-ret));
 }
 
 static void finish(struct snap_job *job)
 {
 	ferry_snapshot_end(job->snap);
+	snap_series_end(job);
 	snap_core_close(&job->core);
 	snap_copies_free(job);
 	snap_threads_free(&job->threads);
@@ -332,7 +375,7 @@ static int report(struct snap_job *job, int ret, const struct why *why)
 	}
 	r->total_ns = (uint64_t)(clock_ns() - job->begin_ns);
 	r->written = job->core.written;
-	r->extra_peak = r->report.extra_peak + r->copied;
+	r->extra_peak = r->report.extra_peak + r->copied + (job->series.changed ? r->changed : 0);
 	r->maps = &job->maps;
 	snap_print(job->options, r);
 	if (!r->report.lost)
@@ -343,12 +386,26 @@ static int report(struct snap_job *job, int ret, const struct why *why)
 	return EXIT_INCOMPLETE;
 }
 
+static int untrack(const struct snap_options *options)
+{
+	struct why why = {""};
+
+	if (!snap_untrack(options->pid, &why))
+		return EXIT_SUCCESS;
+	snap_print_failure(options, &why);
+	return EXIT_FAILURE;
+}
+
 int cmd_snapshot(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "merge"))
+		return cmd_snapshot_merge(argc - 1, argv + 1);
+
 	struct snap_options options = {0};
 	struct snap_job job = {.options = &options,
 			       .begin_ns = clock_ns(),
 			       .core.fd = -1,
+			       .series = {.keeper = {.sock = -1, .uffd = -1}, .listener = -1},
 			       .target = {.pidfd = -1, .mem = -1, .pagemap = -1}};
 	struct why why = {""};
 	int status = read_options(argc, argv, &options);
@@ -357,12 +414,16 @@ int cmd_snapshot(int argc, char **argv)
 		fputs(help, stdout);
 	if (status)
 		return status == 1 ? EXIT_SUCCESS : status;
+	if (options.untrack)
+		return untrack(&options);
 	catch_signals();
 	int ret = prepare(&job, &why);
 	if (!ret)
 		ret = stop_and_freeze(&job, &why);
 	if (!ret)
 		ret = save(&job, &why);
+	if (!ret)
+		ret = snap_series_done(&job, &why);
 	status = report(&job, ret, &why);
 	finish(&job);
 	if (snap_interrupted && ret) {

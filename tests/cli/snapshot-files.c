@@ -38,13 +38,13 @@ static int compressed(const struct target *t, const char *rate)
 	return snapshot_with(t, (struct command){.option = "--compress", .rate = rate});
 }
 
-static void begin(struct target *t)
+static void begin(struct target *t, void (*prepare)(void))
 {
 	snprintf(plain, sizeof(plain), "%s.plain", core);
 	snprintf(expanded, sizeof(expanded), "%s.expanded", core);
 	if (system("zstd --version >/dev/null 2>&1")) /* NOLINT(cert-env33-c) */
 		SKIP("there is no zstd");
-	target_start(t, NULL);
+	target_start(t, prepare);
 }
 
 /* Byte by byte what an uncompressed one of the same moment is. */
@@ -53,7 +53,7 @@ static void test_same(void **state)
 	struct target t;
 
 	(void)state;
-	begin(&t);
+	begin(&t, pin);
 	kill(t.pid, SIGSTOP);
 	wait_stopped(t.pid);
 	assert_int_equal(snapshot(&t), 0);
@@ -74,7 +74,7 @@ static void test_under_load(void **state)
 	struct target t;
 
 	(void)state;
-	begin(&t);
+	begin(&t, NULL);
 	for (unsigned int i = 0; i < 10; i++) {
 		assert_int_equal(compressed(&t, NULL), 0);
 		assert_true(expand());
@@ -91,7 +91,7 @@ static void test_interrupted(void **state)
 
 	(void)state;
 	unlink(core);
-	begin(&t);
+	begin(&t, NULL);
 	struct command c = {.option = "--compress", .rate = "1M", .pid = t.pid};
 	pid_t pid = spawn(run_command, &c);
 	usleep(500000);

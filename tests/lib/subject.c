@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,15 @@ static void *read_on(void *arg)
 			went_wrong(__LINE__);
 	}
 	return NULL;
+}
+
+void pin(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	check_equal(sched_setaffinity(0, sizeof(set), &set), 0);
 }
 
 static void start(void *(*fn)(void *), void *arg)

@@ -50,6 +50,8 @@ void remove_files(void);
 
 unsigned int count_in(pid_t pid, const char *what);
 void target_start(struct target *t, void (*prepare)(void));
+/* Stay on this CPU: the kernel writes its number into the memory of every thread (rseq). */
+void pin(void);
 /* The ledger as it is now, of a process that is stopped or not. */
 int64_t missing_now(const struct target *t);
 bool file_has(pid_t pid, const char *name, const char *what);

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+/* pageferry snapshot merge: a snapshot and its increments make a full one. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/uffd.h"
+#include "tools/snap.h"
+#include "tools/snap_io.h"
+#include "tools/snap_read.h"
+
+#define ME        "pageferry snapshot merge"
+#define FILES_MAX 1000
+#define PART      (1u << 20)
+
+static const char help[] =
+	"usage: pageferry snapshot merge BASE INCREMENT ... -o FILE [--compress]\n"
+	"\n"
+	"Make of a full snapshot and the increments that were made after it, in their order, a full\n"
+	"one of the moment of the last. Any of them may be compressed.\n"
+	"\n"
+	"  -o, --output FILE  the core file; it appears when it is whole\n"
+	"  --compress         compress it with zstd\n";
+
+struct merge {
+	const char *path;
+	bool compress;
+	char **names;
+	size_t n;
+	struct snap_read *files;
+	struct snap_core core;
+	struct snap_maps maps;
+	size_t cap;
+	char *buffer;
+};
+
+/* ---- the files */
+
+/* Beside the output, where there must be room anyway. */
+static int expand(const struct merge *m, int fd, const char *path, struct why *why)
+{
+	char *name;
+
+	if (asprintf(&name, "%s.expanded", m->core.aside) < 0)
+		return why_set(why, -ENOMEM, "out of memory");
+	int to = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int ret = to < 0 ? -errno : 0;
+	if (!ret)
+		unlink(name);
+	free(name);
+	if (!ret)
+		ret = snap_zstd_expand(fd, to);
+	if (!ret)
+		return to;
+	if (to >= 0)
+		close(to);
+	return why_set(why, ret, "%s can't be decompressed: %s", path,
+		       ret == -EBADMSG ? "it is damaged" : strerror(-ret));
+}
+
+static int open_one(struct merge *m, size_t i, struct why *why)
+{
+	const char *path = m->names[i];
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return why_set(why, -errno, "%s: %s", path, strerror(errno));
+	if (snap_zstd_is(fd)) {
+		int expanded = expand(m, fd, path, why);
+		close(fd);
+		fd = expanded;
+	}
+	if (fd < 0)
+		return fd;
+	int ret = snap_read_parse(&m->files[i], fd, path, why);
+	if (ret) {
+		close(fd);
+		m->files[i].fd = -1;
+	}
+	return ret;
+}
+
+static int open_all(struct merge *m, struct why *why)
+{
+	int ret = 0;
+
+	m->files = calloc(m->n, sizeof(*m->files));
+	if (!m->files)
+		return why_set(why, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < m->n; i++)
+		m->files[i].fd = -1;
+	for (size_t i = 0; !ret && i < m->n; i++)
+		ret = open_one(m, i, why);
+	return ret ? ret : snap_read_check_chain(m->files, m->n, why);
+}
+
+/* ---- what the new one has */
+
+static void print_perms(char *perms, uint32_t flags)
+{
+	perms[0] = flags & PF_R ? 'r' : '-';
+	perms[1] = flags & PF_W ? 'w' : '-';
+	perms[2] = flags & PF_X ? 'x' : '-';
+	perms[3] = 'p';
+}
+
+/* What lies side by side was one mapping, of which parts had changed. */
+static int add_map(void *arg, const struct snap_piece *p)
+{
+	struct merge *m = arg;
+	struct snap_map *last = m->maps.n ? &m->maps.v[m->maps.n - 1] : NULL, next = {0};
+	bool had = p->file;
+
+	next.start = p->addr;
+	next.end = p->addr + p->len;
+	next.dumped = had ? p->len : 0;
+	print_perms(next.perms, p->flags);
+	if (last && last->end == p->addr && !last->dumped == !had &&
+	    !strcmp(last->perms, next.perms)) {
+		last->end = next.end;
+		last->dumped += next.dumped;
+		return 0;
+	}
+	if (m->maps.n == m->cap) {
+		struct snap_map *v = reallocarray(m->maps.v, m->cap * 2 + 256, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		m->maps.v = v;
+		m->cap = m->cap * 2 + 256;
+	}
+	m->maps.v[m->maps.n++] = next;
+	return 0;
+}
+
+/* Those of the last; it now stands for itself. */
+static int lay_out(struct merge *m, struct why *why)
+{
+	const struct snap_read *last = &m->files[m->n - 1];
+	struct snap_ident ident = {.version = SNAP_IDENT_VER};
+	char *notes = malloc(last->notes_len);
+
+	if (!notes)
+		return why_set(why, -ENOMEM, "out of memory");
+	int ret = io_read(last->fd, last->notes_at, notes, last->notes_len);
+	if (ret) {
+		free(notes);
+		return why_set(why, ret, "%s: %s", last->path, strerror(-ret));
+	}
+	memcpy(ident.id, last->ident.id, sizeof(ident.id));
+	struct snap_ident_note note = snap_ident_note(&ident);
+	memcpy(notes, &note, sizeof(note));
+	snap_core_lay_out(&m->core, &m->maps, notes, last->notes_len);
+	return 0;
+}
+
+/* Up to where the file has a hole from @at on; @end at most. */
+static uint64_t end_of_hole(const struct snap_read *f, uint64_t at, uint64_t end)
+{
+	off_t data = lseek(f->fd, (off_t)at, SEEK_DATA);
+
+	if (data < 0)
+		return errno == ENXIO ? end : at;
+	uint64_t page = (uint64_t)data / FERRY_PAGE * FERRY_PAGE;
+	return page < at ? at : page > end ? end : page;
+}
+
+static int copy_piece(void *arg, const struct snap_piece *p)
+{
+	struct merge *m = arg;
+	int ret = 0;
+
+	if (!p->file)
+		return 0;
+	for (uint64_t at = 0, len; !ret && at < p->len; at += len) {
+		at = end_of_hole(p->file, p->at + at, p->at + p->len) - p->at;
+		len = p->len - at < PART ? p->len - at : PART;
+		ret = io_read(p->file->fd, p->at + at, m->buffer, len);
+		if (!ret)
+			ret = snap_core_write(&m->core, p->addr + at, m->buffer, len);
+	}
+	return ret;
+}
+
+static int no_step(void *arg, uint64_t written)
+{
+	(void)arg;
+	(void)written;
+	return 0;
+}
+
+static int merge(struct merge *m, struct why *why)
+{
+	int ret = snap_core_create(&m->core, m->path, m->compress, why);
+
+	if (!ret)
+		ret = open_all(m, why);
+	if (!ret)
+		ret = snap_read_pieces(m->files, m->n, add_map, m, why);
+	if (!ret)
+		ret = lay_out(m, why);
+	m->buffer = ret ? NULL : malloc(PART);
+	if (!ret)
+		ret = m->buffer ? snap_read_pieces(m->files, m->n, copy_piece, m, why) : -ENOMEM;
+	if (!ret)
+		ret = snap_core_finish(&m->core, no_step, NULL);
+	if (ret && !why->text[0])
+		why_set(why, ret, "%s: %s", m->path, strerror(-ret));
+	return ret;
+}
+
+static void finish(struct merge *m)
+{
+	snap_core_close(&m->core);
+	for (size_t i = 0; m->files && i < m->n; i++) {
+		if (m->files[i].fd >= 0)
+			close(m->files[i].fd);
+		snap_read_free(&m->files[i]);
+	}
+	free(m->files);
+	free(m->maps.v);
+	free(m->buffer);
+}
+
+/* ---- */
+
+/* Returns 0 to go on, 1 when help was asked for, 2 after an error. */
+static int read_options(int argc, char **argv, struct merge *m)
+{
+	static const struct option known[] = {{"output", required_argument, NULL, 'o'},
+					      {"compress", no_argument, NULL, 'z'},
+					      {"help", no_argument, NULL, 'h'},
+					      {0}};
+	int letter;
+
+	opterr = 0;
+	optind = 0;
+	while ((letter = getopt_long(argc, argv, ":o:h", known, NULL)) != -1) {
+		const char *word = argv[optind > 1 ? optind - 1 : 1];
+		if (letter == 'h')
+			return 1;
+		if (letter == 'o')
+			m->path = optarg;
+		else if (letter == 'z')
+			m->compress = true;
+		else
+			return say_usage(ME,
+					 letter == ':' ? "%s: something must follow"
+						       : "%s: not an option",
+					 word);
+	}
+	m->names = argv + optind;
+	m->n = (size_t)(argc - optind);
+	if (m->n < 2 || m->n > FILES_MAX)
+		return say_usage(ME, "a full snapshot and one increment or more are needed");
+	return m->path && *m->path ? 0 : say_usage(ME, "-o is missing");
+}
+
+int cmd_snapshot_merge(int argc, char **argv)
+{
+	struct merge m = {.core.fd = -1};
+	struct why why = {""};
+	int status = read_options(argc, argv, &m);
+
+	if (status == 1)
+		fputs(help, stdout);
+	if (status)
+		return status == 1 ? EXIT_SUCCESS : status;
+	if (merge(&m, &why)) {
+		say("%s", why.text);
+		status = EXIT_FAILURE;
+	}
+	finish(&m);
+	return status;
+}

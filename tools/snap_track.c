@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+/* What has changed since the last snapshot, see snap_track.h. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include "lib/park.h"
+#include "lib/uffd.h"
+#include "tools/snap.h"
+
+#define REGIONS 1024u
+
+int snap_track_prepare(int uffd)
+{
+	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC;
+	return uffd_api(uffd, &features);
+}
+
+/* A mapping is registered with one userfaultfd at most, and again with that one without effect. */
+static int claim(int uffd, const struct snap_map *m)
+{
+	return uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_WP, NULL);
+}
+
+/* What looks like somebody else's may be ours. */
+static bool may_be_ours(const struct snap_map *m)
+{
+	return m->way == SNAP_LIVE && m->uffd && m->perms[3] == 'p' && !m->inode && !m->hugetlb;
+}
+
+static void is_others(struct snap_map *m)
+{
+	m->way = SNAP_LIVE;
+	m->why = "registered with a userfaultfd";
+}
+
+int snap_track_register(int uffd, struct snap_maps *maps)
+{
+	for (size_t i = 0; i < maps->n; i++) {
+		struct snap_map *m = &maps->v[i];
+		if (m->way != SNAP_FROZEN && !may_be_ours(m))
+			continue;
+		int ret = claim(uffd, m);
+		if (ret == -ESRCH || ret == -ENOMEM)
+			return ret;
+		if (ret)
+			is_others(m);
+	}
+	return 0;
+}
+
+void snap_track_end(int uffd, const struct snap_maps *maps)
+{
+	for (size_t i = 0; i < maps->n; i++)
+		if (maps->v[i].way == SNAP_FROZEN)
+			uffd_unregister(uffd, maps->v[i].start, maps->v[i].end - maps->v[i].start);
+}
+
+/* ---- what has changed */
+
+static int add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
+{
+	/* Grows in powers of two. */
+	if (*n < 64 ? !*n : !(*n & (*n - 1))) {
+		struct ferry_span *more = reallocarray(*v, *n < 64 ? 64 : 2 * *n, sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		*v = more;
+	}
+	(*v)[(*n)++] = (struct ferry_span){addr, len};
+	return 0;
+}
+
+static int note(struct snap_changes *c, const struct page_region *r)
+{
+	const uint64_t told = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN;
+	uint64_t len = r->end - r->start;
+
+	/* It is a hole in the file, whatever it was. */
+	if (r->categories & PAGE_IS_PFNZERO)
+		return 0;
+	if ((r->categories & told) == PAGE_IS_WPALLOWED) {
+		c->same_bytes += len;
+		return add(&c->same, &c->nsame, r->start, len);
+	}
+	c->changed_bytes += len;
+	return add(&c->changed, &c->nchanged, r->start, len);
+}
+
+static int scan(struct snap_changes *c, const struct snap_target *target, const struct snap_map *m)
+{
+	static struct page_region vec[REGIONS];
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = m->start,
+		.end = m->end,
+		.vec = (uintptr_t)vec,
+		.vec_len = REGIONS,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+	};
+	int ret = 0;
+
+	while (!ret && arg.start < m->end) {
+		int n = ioctl(target->pagemap, PAGEMAP_SCAN, &arg);
+		if (n < 0 || arg.walk_end <= arg.start)
+			return n < 0 ? -errno : -ESRCH;
+		for (int i = 0; !ret && i < n; i++)
+			ret = note(c, &vec[i]);
+		arg.start = arg.walk_end;
+	}
+	return ret;
+}
+
+/*
+ * In this order: a mapping that isn't ours yet may have pages that look protected, by somebody
+ * else, or by us at the place from where they were moved. PAGE_IS_WPALLOWED says that it was given
+ * to somebody before, and claim() that this was us.
+ */
+static int scan_and_claim(struct snap_changes *c, int uffd, const struct snap_target *target,
+			  struct snap_map *m)
+{
+	struct snap_changes before = *c;
+	int ret = scan(c, target, m);
+
+	if (ret)
+		return ret;
+	ret = claim(uffd, m);
+	if (ret == -ESRCH || ret == -ENOMEM)
+		return ret;
+	m->way = SNAP_FROZEN;
+	m->why = NULL;
+	if (!ret)
+		return 0;
+	is_others(m);
+	before.same = c->same;
+	before.changed = c->changed;
+	*c = before;
+	return 0;
+}
+
+/* Of all calls this one tells, and where nothing is mapped it does nothing else. */
+static int check_memory(int uffd)
+{
+	return uffd_writeprotect(uffd, 16 * FERRY_PAGE, FERRY_PAGE, 0) == -ESRCH ? -ESRCH : 0;
+}
+
+int snap_track_scan(struct snap_changes *c, int uffd, const struct snap_target *target,
+		    struct snap_maps *maps)
+{
+	int ret = check_memory(uffd);
+
+	*c = (struct snap_changes){0};
+	for (size_t i = 0; !ret && i < maps->n; i++)
+		if (maps->v[i].way == SNAP_FROZEN || may_be_ours(&maps->v[i]))
+			ret = scan_and_claim(c, uffd, target, &maps->v[i]);
+	return ret;
+}
+
+void snap_changes_free(struct snap_changes *c)
+{
+	free(c->same);
+	free(c->changed);
+	*c = (struct snap_changes){0};
+}
+
+/* ---- protect: only what is populated, so that what is empty needs no page tables */
+
+static int protect(const struct snap_target *target, uint64_t start, uint64_t end)
+{
+	static struct page_region vec[REGIONS];
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = PM_SCAN_WP_MATCHING,
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)vec,
+		.vec_len = REGIONS,
+		.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
+
+	while (arg.start < end) {
+		int n = ioctl(target->pagemap, PAGEMAP_SCAN, &arg);
+		if (n < 0 || arg.walk_end <= arg.start)
+			return n < 0 ? -errno : -ESRCH;
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}
+
+int snap_track_all(const struct snap_target *target, const struct snap_maps *maps)
+{
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < maps->n; i++)
+		if (maps->v[i].way == SNAP_FROZEN)
+			ret = protect(target, maps->v[i].start, maps->v[i].end);
+	park("snapshot.tracked");
+	return ret;
+}
+
+int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n)
+{
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < n; i++)
+		ret = protect(target, spans[i].addr, spans[i].addr + spans[i].len);
+	return ret;
+}
+
+void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint64_t addr = spans[i].addr, end = addr + spans[i].len;
+		if (!uffd_writeprotect(uffd, addr, spans[i].len, 0))
+			continue;
+		/* A part of it is no longer mapped: that is not tracked either. */
+		for (; addr < end; addr += FERRY_PAGE)
+			uffd_writeprotect(uffd, addr, FERRY_PAGE, 0);
+	}
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a process changes between two snapshots. A userfaultfd of its memory with
+ * UFFD_FEATURE_WP_ASYNC has the kernel itself take the protection from a page that is written to,
+ * and PAGEMAP_SCAN tells which are still protected. That lasts as long as the userfaultfd is open,
+ * so a process of its own, the keeper, holds it.
+ *
+ * It has no UFFD_FEATURE_EVENT_REMAP: what is moved is no longer tracked, and so counts as changed,
+ * like everything else of which the kernel doesn't say that it is not.
+ */
+#ifndef PAGEFERRY_SNAP_TRACK_H
+#define PAGEFERRY_SNAP_TRACK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "tools/snap_ident.h"
+#include "tools/tool.h"
+
+struct ferry_span;
+struct snap_maps;
+struct snap_target;
+
+/** Pages that are populated: those that are as they were, and those that may not be. */
+struct snap_changes {
+	struct ferry_span *same, *changed;
+	size_t nsame, nchanged;
+	uint64_t same_bytes, changed_bytes;
+};
+
+/** Make it one for tracking. 0 or -errno. */
+int snap_track_prepare(int uffd);
+/**
+ * The process stands still. Have the mappings that can be frozen tracked from now on; nothing is
+ * protected yet. 0, -ESRCH: @uffd is not of this memory; another -errno.
+ */
+int snap_track_register(int uffd, struct snap_maps *maps);
+/** The same, and what has changed. Only what was tracked by @uffd before can be as it was. */
+int snap_track_scan(struct snap_changes *changes, int uffd, const struct snap_target *target,
+		    struct snap_maps *maps);
+void snap_changes_free(struct snap_changes *changes);
+/** Protect every page that is populated. 0 or -errno. */
+int snap_track_all(const struct snap_target *target, const struct snap_maps *maps);
+/** Protect these; what isn't tracked, or is gone, is passed over. */
+int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n);
+/** Undo: they count as changed again. */
+void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n);
+/** No mapping is tracked any more. */
+void snap_track_end(int uffd, const struct snap_maps *maps);
+
+/* ---- the keeper, snap_keeper.c */
+
+/** Another process that snapshots the same one: who keeps the userfaultfd for it. */
+struct snap_keeper {
+	int sock; /* -1: there is none */
+	int uffd;
+	uint8_t id[SNAP_ID_LEN]; /* of the snapshot since which changes are tracked */
+};
+
+/** Is the process tracked? */
+bool snap_keeper_exists(int pidfd);
+/** 0; -ENOENT: it isn't tracked; -EBUSY: somebody else uses it now; another -errno. */
+int snap_keeper_open(struct snap_keeper *keeper, int pidfd);
+/** From now on the changes are since @id; or, with NULL, since what it was. */
+int snap_keeper_done(struct snap_keeper *keeper, const uint8_t *id);
+/** Without having told that it is done, this ends the tracking. */
+void snap_keeper_close(struct snap_keeper *keeper);
+/** Have it end. 0, -ENOENT. */
+int snap_keeper_stop(int pidfd);
+/** Be ready to keep: nobody else can be it from now on. A socket, or -EADDRINUSE, -errno. */
+int snap_keeper_listen(int pidfd);
+/** Start one, which takes over all that it is given. Returns its pid or -errno. */
+pid_t snap_keeper_start(int listener, int pidfd, int uffd, const uint8_t *id);
+
+#endif
