@@ -333,6 +333,38 @@ static void test_compressed(void **state)
 	whatever_it_does(false, "--max-extra-memory 8M --compress");
 }
 
+/* While the first is saved, and when so much has changed that it is frozen. */
+static void test_meanwhile(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		struct command c = {.option = i ? "--incremental" : "--track",
+				    .value = i ? in_dir("base") : NULL,
+				    .rate = "15M",
+				    .pid = pid};
+		pid_t command = spawn(run_command, &c);
+		usleep(300000);
+		for (unsigned int step = 1; step <= (i ? 3 : 6); step++)
+			scene_act(s, step);
+		assert_int_equal(waitpid(command, NULL, WNOHANG), 0);
+		/* Some of what was unmapped was not saved. */
+		assert_true(wait_exit(command) % 3 == 0);
+		assert_int_equal(rename(core, in_dir(i ? "i1" : "base")), 0);
+		scene_act(s, i ? 9 : 7);
+	}
+	stop(pid);
+	assert_done(increment(pid, "i1", "i2", ""));
+	assert_true(said(report, "frozen_bytes\": 0"));
+	assert_done(ferry("merge base i1 i2 -o merged"));
+	assert_done(ferry("--pid %d --untrack", (int)pid));
+	assert_done(ferry("--pid %d -o full", (int)pid));
+	assert_same("full", "merged");
+	scene_end(s, pid);
+}
+
 /* ---- a target that never stands still */
 
 static void test_under_load(void **state)
@@ -560,7 +592,7 @@ int main(void)
 		TEST(test_small_pages), TEST(test_huge_pages), TEST(test_compressed),
 		TEST(test_under_load),  TEST(test_killed),     TEST(test_keeper_killed),
 		TEST(test_interrupted), TEST(test_execs),      TEST(test_wrong_files),
-		TEST(test_torn),
+		TEST(test_torn),        TEST(test_meanwhile),
 	};
 
 	if (!subject_begin())

@@ -10,8 +10,8 @@ seconds=${FUZZ_SECONDS:-4}
 number=0
 failed=0
 
-echo 1..3
-for name in plan wire peer; do
+echo 1..4
+for name in plan wire core peer; do
 	number=$((number + 1))
 	output=$("$B/tests/fuzz/$name" "$seconds" 2>&1)
 	status=$?
