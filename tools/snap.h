@@ -52,6 +52,7 @@ struct snap_map {
 	enum snap_way way;
 	char perms[5];
 	bool dontdump, io, uffd, hugetlb;
+	bool same;        /* a part that is as in the base; the file has none of it */
 	const char *name; /* in text */
 	const char *why;  /* LIVE: because it is that */
 };
@@ -151,12 +152,6 @@ int snap_helper_uffd(const struct snap_target *target, const struct snap_call *c
 void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
 		 const struct snap_maps *maps, const struct snap_ident *ident, size_t *len);
 
-/** A part of a dumped mapping that the file doesn't have. */
-struct snap_gap {
-	uint64_t addr, len;
-	bool same; /* as in the base; else it could not be saved */
-};
-
 struct snap_core {
 	int fd;
 	char *path, *aside;     /* what it is to be, and what it is until it is whole */
@@ -164,9 +159,9 @@ struct snap_core {
 	struct snap_maps *maps;
 	void *notes;
 	size_t notes_len;
-	uint64_t end; /* of all segments */
-	struct snap_gap *gaps;
-	size_t ngaps, cap_gaps;
+	uint64_t end;              /* of all segments */
+	struct ferry_span *absent; /* dumped mappings that the file doesn't have */
+	size_t nabsent, cap_absent;
 	uint64_t written; /* bytes; holes are none */
 };
 
@@ -174,8 +169,10 @@ int snap_core_create(struct snap_core *core, const char *path, bool compress, st
 /** Give every mapping its place; nothing is written yet. */
 void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
 int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
+/** Where in the file a page is that is dumped; and pages that lie there in a row. */
+uint64_t snap_core_place(const struct snap_core *core, uint64_t addr);
+int snap_core_write_at(struct snap_core *core, uint64_t at, const void *pages, uint64_t len);
 int snap_core_absent(struct snap_core *core, uint64_t addr, uint64_t len);
-int snap_core_same(struct snap_core *core, uint64_t addr, uint64_t len);
 /** Headers and notes; then it takes its name. @step: while it is put into order, see snap_zstd.h.
  */
 int snap_core_finish(struct snap_core *core, int (*step)(void *arg, uint64_t written), void *arg);
@@ -220,7 +217,8 @@ struct snap_series {
 	struct snap_keeper keeper;
 	int listener;
 	struct snap_changes changes;
-	char *changed; /* their contents; NULL: frozen */
+	char *changed;          /* their contents; NULL: frozen */
+	struct snap_maps parts; /* of the mappings, that are as in the base or not */
 };
 
 struct snap_job {
@@ -261,6 +259,8 @@ int snap_series_begin(struct snap_job *job, struct why *why);
  * little, and tracked from now on; 1: to be frozen; -errno.
  */
 int snap_series_changes(struct snap_job *job, struct why *why);
+/** The mappings as the file has them. NULL: no memory. */
+struct snap_maps *snap_series_parts(struct snap_job *job);
 /** It is frozen: what is as in the base needs no saving. */
 void snap_series_frozen(struct snap_job *job);
 /** Everything is saved: let go of it, and track what was written since it was frozen. */

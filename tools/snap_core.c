@@ -91,8 +91,10 @@ void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes,
 }
 
 /* Pages of zeros become holes. */
-static int write_pages(struct snap_core *c, uint64_t at, const char *data, uint64_t len)
+int snap_core_write_at(struct snap_core *c, uint64_t at, const void *pages, uint64_t len)
 {
+	const char *data = pages;
+
 	for (uint64_t done = 0, run; done < len; done += run) {
 		bool zero = scan_is_zero(data + done, FERRY_PAGE);
 		for (run = FERRY_PAGE; done + run < len; run += FERRY_PAGE)
@@ -105,6 +107,12 @@ static int write_pages(struct snap_core *c, uint64_t at, const char *data, uint6
 	return 0;
 }
 
+uint64_t snap_core_place(const struct snap_core *c, uint64_t addr)
+{
+	const struct snap_map *m = snap_maps_find(c->maps, addr);
+	return m ? m->at + (addr - m->start) : 0;
+}
+
 int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64_t len)
 {
 	const char *p = data;
@@ -115,7 +123,7 @@ int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64
 			return -EFAULT;
 		uint64_t part = m->start + m->dumped - addr;
 		part = part < len ? part : len;
-		int ret = write_pages(c, m->at + (addr - m->start), p, part);
+		int ret = snap_core_write_at(c, m->at + (addr - m->start), p, part);
 		if (ret)
 			return ret;
 		addr += part;
@@ -125,28 +133,18 @@ int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64
 	return 0;
 }
 
-static int add_gap(struct snap_core *c, struct snap_gap gap)
-{
-	if (c->ngaps == c->cap_gaps) {
-		size_t cap = c->cap_gaps * 2 + 64;
-		struct snap_gap *v = reallocarray(c->gaps, cap, sizeof(*v));
-		if (!v)
-			return -ENOMEM;
-		c->gaps = v;
-		c->cap_gaps = cap;
-	}
-	c->gaps[c->ngaps++] = gap;
-	return 0;
-}
-
 int snap_core_absent(struct snap_core *c, uint64_t addr, uint64_t len)
 {
-	return add_gap(c, (struct snap_gap){addr, len, false});
-}
-
-int snap_core_same(struct snap_core *c, uint64_t addr, uint64_t len)
-{
-	return add_gap(c, (struct snap_gap){addr, len, true});
+	if (c->nabsent == c->cap_absent) {
+		size_t cap = c->cap_absent * 2 + 64;
+		struct ferry_span *v = reallocarray(c->absent, cap, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		c->absent = v;
+		c->cap_absent = cap;
+	}
+	c->absent[c->nabsent++] = (struct ferry_span){addr, len};
+	return 0;
 }
 
 /* ---- program headers */
@@ -171,10 +169,10 @@ static void add_phdr(struct phdrs *p, Elf64_Phdr one)
 	p->v[p->n++] = one;
 }
 
-static void add_segment(struct phdrs *p, const struct snap_map *m, uint32_t type, uint64_t from,
-			uint64_t to, uint64_t filesz)
+static void add_segment(struct phdrs *p, const struct snap_map *m, uint64_t from, uint64_t to,
+			uint64_t filesz)
 {
-	Elf64_Phdr one = {.p_type = type,
+	Elf64_Phdr one = {.p_type = m->same ? SNAP_PT_SAME : PT_LOAD,
 			  .p_flags = (m->perms[0] == 'r' ? PF_R : 0u) |
 				     (m->perms[1] == 'w' ? PF_W : 0u) |
 				     (m->perms[2] == 'x' ? PF_X : 0u),
@@ -188,45 +186,45 @@ static void add_segment(struct phdrs *p, const struct snap_map *m, uint32_t type
 		add_phdr(p, one);
 }
 
-/* A gap is a segment of its own, of which the file has nothing. */
-static void add_map(struct phdrs *p, const struct snap_core *c, size_t *gap,
+/* What is absent is a segment of its own, of which the file has nothing. */
+static void add_map(struct phdrs *p, const struct snap_core *c, size_t *absent,
 		    const struct snap_map *m)
 {
 	uint64_t at = m->start, dumped = m->start + m->dumped;
 
-	for (; *gap < c->ngaps && c->gaps[*gap].addr < m->end; ++*gap) {
-		const struct snap_gap *a = &c->gaps[*gap];
+	for (; *absent < c->nabsent && c->absent[*absent].addr < m->end; ++*absent) {
+		const struct ferry_span *a = &c->absent[*absent];
 		uint64_t from = a->addr > m->start ? a->addr : m->start;
 		uint64_t to = a->addr + a->len < m->end ? a->addr + a->len : m->end;
-		add_segment(p, m, PT_LOAD, at, from, from - at);
-		add_segment(p, m, a->same ? SNAP_PT_SAME : PT_LOAD, from, to, 0);
+		add_segment(p, m, at, from, from - at);
+		add_segment(p, m, from, to, 0);
 		at = to;
 		if (a->addr + a->len > m->end)
 			break;
 	}
-	add_segment(p, m, PT_LOAD, at, m->end, dumped > at ? dumped - at : 0);
+	add_segment(p, m, at, m->end, dumped > at ? dumped - at : 0);
 }
 
 static int by_addr(const void *a, const void *b)
 {
-	const struct snap_gap *x = a, *y = b;
+	const struct ferry_span *x = a, *y = b;
 	return x->addr < y->addr ? -1 : x->addr > y->addr;
 }
 
 static struct phdrs make_phdrs(struct snap_core *c)
 {
 	struct phdrs p = {0};
-	size_t gap = 0;
+	size_t absent = 0;
 
-	if (c->ngaps)
-		qsort(c->gaps, c->ngaps, sizeof(*c->gaps), by_addr);
+	if (c->nabsent)
+		qsort(c->absent, c->nabsent, sizeof(*c->absent), by_addr);
 	add_phdr(&p, (Elf64_Phdr){.p_type = PT_NOTE,
 				  .p_flags = PF_R,
 				  .p_offset = SNAP_NOTES_AT,
 				  .p_filesz = c->notes_len,
 				  .p_align = 4});
 	for (size_t i = 0; i < c->maps->n; i++)
-		add_map(&p, c, &gap, &c->maps->v[i]);
+		add_map(&p, c, &absent, &c->maps->v[i]);
 	return p;
 }
 
@@ -290,7 +288,7 @@ void snap_core_close(struct snap_core *c)
 	if (c->aside && (c->fd >= 0 || c->end))
 		unlink(c->aside);
 	snap_zstd_close(c->zstd);
-	free(c->gaps);
+	free(c->absent);
 	free(c->notes);
 	free(c->aside);
 	free(c->path);

@@ -139,14 +139,17 @@ int snap_step(void *arg, uint64_t written)
 	return snap_interrupted ? -EINTR : 0;
 }
 
-static int put(struct snap_job *job, uint64_t addr, const void *data, uint64_t len)
+static int after_write(struct snap_job *job, int ret, uint64_t len)
 {
-	int ret = snap_core_write(&job->core, addr, data, len);
-
 	job->done += len;
 	show(job, false);
 	keep_rate(job);
 	return ret ? ret : snap_interrupted ? -EINTR : 0;
+}
+
+static int put(struct snap_job *job, uint64_t addr, const void *data, uint64_t len)
+{
+	return after_write(job, snap_core_write(&job->core, addr, data, len), len);
 }
 
 int snap_save_frozen(struct snap_job *job)
@@ -168,14 +171,22 @@ int snap_save_frozen(struct snap_job *job)
 	return ret;
 }
 
+/* What lies apart in memory mostly lies in a row in the file. */
 static int save_changed(struct snap_job *job)
 {
 	const struct snap_changes *c = &job->series.changes;
 	const char *data = job->series.changed;
 	int ret = 0;
 
-	for (size_t i = 0; !ret && data && i < c->nchanged; data += c->changed[i++].len)
-		ret = put(job, c->changed[i].addr, data, c->changed[i].len);
+	for (size_t i = 0; !ret && data && i < c->nchanged;) {
+		uint64_t at = snap_core_place(&job->core, c->changed[i].addr), len = 0;
+		do
+			len += c->changed[i++].len;
+		while (i < c->nchanged && len < PART &&
+		       snap_core_place(&job->core, c->changed[i].addr) == at + len);
+		ret = after_write(job, snap_core_write_at(&job->core, at, data, len), len);
+		data += len;
+	}
 	return ret;
 }
 

@@ -201,14 +201,57 @@ static int find_changes(struct snap_job *job, struct why *why)
 		   : 0;
 }
 
-static int skip_same(struct snap_job *job)
+/* ---- the mappings as the file has them */
+
+static bool add_part(struct snap_maps *parts, size_t *cap, const struct snap_map *m, uint64_t start,
+		     uint64_t end, bool same)
+{
+	if (start == end)
+		return true;
+	if (parts->n == *cap) {
+		struct snap_map *v = reallocarray(parts->v, *cap * 2 + 1024, sizeof(*v));
+		if (!v)
+			return false;
+		parts->v = v;
+		*cap = *cap * 2 + 1024;
+	}
+	struct snap_map *p = &parts->v[parts->n++];
+	*p = *m;
+	p->start = start;
+	p->end = end;
+	p->same = same;
+	/* Only frozen ones are taken apart, and they are dumped as a whole. */
+	if (m->way == SNAP_FROZEN)
+		p->dumped = same ? 0 : end - start;
+	return true;
+}
+
+static bool take_apart(struct snap_job *job, struct snap_maps *parts)
 {
 	const struct snap_changes *c = &job->series.changes;
-	int ret = 0;
+	size_t cap = 0, k = 0;
 
-	for (size_t i = 0; !ret && i < c->nsame; i++)
-		ret = snap_core_same(&job->core, c->same[i].addr, c->same[i].len);
-	return ret;
+	for (size_t i = 0; i < job->maps.n; i++) {
+		const struct snap_map *m = &job->maps.v[i];
+		uint64_t at = m->start;
+		for (; k < c->nsame && c->same[k].addr < m->end; k++) {
+			uint64_t end = c->same[k].addr + c->same[k].len;
+			if (!add_part(parts, &cap, m, at, c->same[k].addr, false) ||
+			    !add_part(parts, &cap, m, c->same[k].addr, end, true))
+				return false;
+			at = end;
+		}
+		if (!add_part(parts, &cap, m, at, m->end, false))
+			return false;
+	}
+	return true;
+}
+
+struct snap_maps *snap_series_parts(struct snap_job *job)
+{
+	if (!job->series.changes.nsame)
+		return &job->maps;
+	return take_apart(job, &job->series.parts) ? &job->series.parts : NULL;
 }
 
 /* Now, since what is needed for it can't be written into memory that is frozen. */
@@ -227,12 +270,9 @@ int snap_series_changes(struct snap_job *job, struct why *why)
 {
 	snap_maps_plan(&job->maps, &job->flags, &job->target);
 	int ret = job->series.state == SERIES_FIRST ? get_uffd(job, why) : 0;
-	if (ret || !job->options->base)
-		return ret ? ret : 1;
-	ret = find_changes(job, why);
-	if (ret >= 0 && skip_same(job))
-		return why_set(why, -ENOMEM, "out of memory");
-	return ret;
+	if (ret)
+		return ret;
+	return job->options->base ? find_changes(job, why) : 1;
 }
 
 void snap_series_frozen(struct snap_job *job)
@@ -333,6 +373,7 @@ void snap_series_end(struct snap_job *job)
 		close(s->listener);
 	snap_keeper_close(&s->keeper);
 	snap_changes_free(&s->changes);
+	free(s->parts.v);
 }
 
 int snap_untrack(pid_t pid, struct why *why)

@@ -211,9 +211,13 @@ static int lay_out(struct snap_job *job)
 	void *notes = snap_notes(&job->target, &job->threads, &job->maps,
 				 job->series.state ? &job->series.ident : NULL, &len);
 
-	if (!notes)
+	struct snap_maps *maps = notes ? snap_series_parts(job) : NULL;
+
+	if (!maps) {
+		free(notes);
 		return -ENOMEM;
-	snap_core_lay_out(&job->core, &job->maps, notes, len);
+	}
+	snap_core_lay_out(&job->core, maps, notes, len);
 	return 0;
 }
 
