@@ -113,6 +113,8 @@ static int take_segment(struct snap_read *f, const Elf64_Phdr *p, struct why *wh
 	if (!are_pages(&s) || !s.len || s.have > s.len || s.len > UINT64_MAX - s.addr ||
 	    (s.same && s.have))
 		return bad(f, why, "a segment makes no sense");
+	if (!s.have)
+		s.at = last ? last->at + last->have : 0;
 	if (!is_inside(f, s.at, s.have))
 		return bad(f, why, "a segment is missing");
 	if (last && (last->addr + last->len > s.addr || last->at + last->have > s.at))

@@ -8,7 +8,11 @@
 #include "lib/uffd.h"
 #include "tools/snap.h"
 
-#define REGIONS 1024u
+/*
+ * The kernel hands out 512 at a time. If more are asked for, walk_end may be where the last but one
+ * of these came to an end: not where it came to.
+ */
+#define REGIONS 512u
 
 int snap_track_prepare(int uffd)
 {
@@ -108,6 +112,7 @@ static int scan(struct snap_changes *c, const struct snap_target *target, const 
 		for (int i = 0; !ret && i < n; i++)
 			ret = note(c, &vec[i]);
 		arg.start = arg.walk_end;
+		arg.walk_end = 0;
 	}
 	return ret;
 }
@@ -186,6 +191,7 @@ static int protect(const struct snap_target *target, uint64_t start, uint64_t en
 		if (n < 0 || arg.walk_end <= arg.start)
 			return n < 0 ? -errno : -ESRCH;
 		arg.start = arg.walk_end;
+		arg.walk_end = 0;
 	}
 	return 0;
 }
