@@ -193,7 +193,7 @@ struct snap_result {
 	struct ferry_snapshot_report report;
 	uint64_t stop_ns, track_stop_ns, total_ns;
 	uint64_t changed, same; /* since the base */
-	pid_t keeper;
+	pid_t holder;
 	uint64_t copied, live, constant, extra_peak, written, file_size;
 	size_t nthreads;
 	const struct snap_maps *maps;
@@ -208,13 +208,13 @@ struct snap_copied {
 struct snap_series {
 	enum {
 		SERIES_NONE,      /* a single one */
-		SERIES_FIRST,     /* there is no keeper yet */
+		SERIES_FIRST,     /* there is no holder yet */
 		SERIES_UNTOUCHED, /* what has changed since the base is known */
 		SERIES_PROTECTED, /* the same once the changed pages are unprotected again */
 		SERIES_LOST,      /* not until this one is saved */
 	} state;
 	struct snap_ident ident;
-	struct snap_keeper keeper;
+	struct snap_holder holder;
 	int listener;
 	struct snap_changes changes;
 	char *changed;          /* their contents; NULL: frozen */

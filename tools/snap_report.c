@@ -64,8 +64,8 @@ static struct json_object *to_json(const struct snap_options *options, const str
 		add_int(o, "changed_bytes", r->changed);
 		add_int(o, "same_bytes", r->same);
 	}
-	if (r->keeper)
-		add_int(o, "keeper", (uint64_t)r->keeper);
+	if (r->holder)
+		add_int(o, "holder", (uint64_t)r->holder);
 	add_int(o, "frozen_bytes", r->report.data);
 	add_int(o, "copied_bytes", r->copied);
 	add_int(o, "constant_bytes", r->constant);
@@ -107,8 +107,8 @@ static void print_text(const struct snap_options *options, const struct snap_res
 	if (options->base)
 		printf("changed  %.1f MiB; %.1f MiB are as in %s\n", mib(r->changed), mib(r->same),
 		       options->base);
-	if (r->keeper)
-		printf("keeper   process %d, until process %d ends or --untrack\n", (int)r->keeper,
+	if (r->holder)
+		printf("holder   process %d, until process %d ends or --untrack\n", (int)r->holder,
 		       (int)options->pid);
 	printf("faults   %" PRIu64 ", for which %.1f MiB were saved first; %" PRIu64
 	       " had to wait for memory\n",

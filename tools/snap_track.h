@@ -3,7 +3,7 @@
  * What a process changes between two snapshots. A userfaultfd of its memory with
  * UFFD_FEATURE_WP_ASYNC has the kernel itself take the protection from a page that is written to,
  * and PAGEMAP_SCAN tells which are still protected. That lasts as long as the userfaultfd is open,
- * so a process of its own, the keeper, holds it.
+ * so a process of its own, the holder, holds it.
  *
  * It has no UFFD_FEATURE_EVENT_REMAP: what is moved is no longer tracked, and so counts as changed,
  * like everything else of which the kernel doesn't say that it is not.
@@ -50,28 +50,28 @@ void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n);
 /** No mapping is tracked any more. */
 void snap_track_end(int uffd, const struct snap_maps *maps);
 
-/* ---- the keeper, snap_keeper.c */
+/* ---- the holder, snap_holder.c */
 
 /** Another process that snapshots the same one: who keeps the userfaultfd for it. */
-struct snap_keeper {
+struct snap_holder {
 	int sock; /* -1: there is none */
 	int uffd;
 	uint8_t id[SNAP_ID_LEN]; /* of the snapshot since which changes are tracked */
 };
 
 /** Is the process tracked? */
-bool snap_keeper_exists(int pidfd);
+bool snap_holder_exists(int pidfd);
 /** 0; -ENOENT: it isn't tracked; -EBUSY: somebody else uses it now; another -errno. */
-int snap_keeper_open(struct snap_keeper *keeper, int pidfd);
+int snap_holder_open(struct snap_holder *holder, int pidfd);
 /** From now on the changes are since @id; or, with NULL, since what it was. */
-int snap_keeper_done(struct snap_keeper *keeper, const uint8_t *id);
+int snap_holder_done(struct snap_holder *holder, const uint8_t *id);
 /** Without having told that it is done, this ends the tracking. */
-void snap_keeper_close(struct snap_keeper *keeper);
+void snap_holder_close(struct snap_holder *holder);
 /** Have it end. 0, -ENOENT. */
-int snap_keeper_stop(int pidfd);
+int snap_holder_stop(int pidfd);
 /** Be ready to keep: nobody else can be it from now on. A socket, or -EADDRINUSE, -errno. */
-int snap_keeper_listen(int pidfd);
+int snap_holder_listen(int pidfd);
 /** Start one, which takes over all that it is given. Returns its pid or -errno. */
-pid_t snap_keeper_start(int listener, int pidfd, int uffd, const uint8_t *id);
+pid_t snap_holder_start(int listener, int pidfd, int uffd, const uint8_t *id);
 
 #endif

@@ -221,11 +221,22 @@ static int lay_out(struct snap_job *job)
 	return 0;
 }
 
+/* An increment mostly needs none. */
+static int find_gadgets(struct snap_job *job, struct why *why)
+{
+	return job->gadgets.sigreturn
+		       ? 0
+		       : snap_find_gadgets(&job->gadgets, &job->target, &job->flags, why);
+}
+
 static int freeze_all(struct snap_job *job, struct why *why)
 {
-	int uffd = snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets, why);
-	int ret = uffd < 0 ? uffd : freeze(job, uffd, why);
+	int ret = find_gadgets(job, why);
+	int uffd = ret ? ret
+		       : snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets,
+					 why);
 
+	ret = uffd < 0 ? uffd : freeze(job, uffd, why);
 	if (!ret)
 		snap_series_frozen(job);
 	return ret;
@@ -302,7 +313,7 @@ static int prepare(struct snap_job *job, struct why *why)
 	ret = snap_core_create(&job->core, job->options->path, job->options->compress, why);
 	if (!ret && snap_maps_read_flags(&job->flags, job->target.pid))
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
-	return ret ? ret : snap_find_gadgets(&job->gadgets, &job->target, &job->flags, why);
+	return ret || job->options->base ? ret : find_gadgets(job, why);
 }
 
 static uint64_t resident(const struct snap_maps *maps)
@@ -409,7 +420,7 @@ int cmd_snapshot(int argc, char **argv)
 	struct snap_job job = {.options = &options,
 			       .begin_ns = clock_ns(),
 			       .core.fd = -1,
-			       .series = {.keeper = {.sock = -1, .uffd = -1}, .listener = -1},
+			       .series = {.holder = {.sock = -1, .uffd = -1}, .listener = -1},
 			       .target = {.pidfd = -1, .mem = -1, .pagemap = -1}};
 	struct why why = {""};
 	int status = read_options(argc, argv, &options);

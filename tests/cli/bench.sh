@@ -171,6 +171,16 @@ check "the spoiler is built" build_spoiler
 test_bench fault 300 copy_same_cpu_p50 copy_same_cpu_p99
 test_bench push 20 push_copy
 test_bench continue 20 continue_then_touch
+
+# What this one compares is the command's own work: there is no bare baseline that could be spoiled.
+run "$B/bench/incremental" --quick
+if [ "$status" -eq 2 ]; then
+	skip "incremental runs" "$(head -n 1 "$dir/err")"
+else
+	check "incremental runs" status_is 0
+	check "incremental prints a whole report" read_report incremental dirtied_1_percent
+	check "incremental says it in one line" one_line incremental "ours to baseline: .* contents right$"
+fi
 run "$B/bench/fault" --fast
 check "an unknown option is refused" status_is 2
 check "in one line" one_line fault "--fast: unknown argument"

@@ -250,11 +250,11 @@ static bool is_tracked(pid_t pid)
 	return file_has(pid, "smaps", "VmFlags.* u[wmi]");
 }
 
-static unsigned int keeper_of(void)
+static unsigned int holder_of(void)
 {
 	char command[256], text[32] = "";
 
-	snprintf(command, sizeof(command), "sed -n 's/.*\"keeper\": //p' %s", report);
+	snprintf(command, sizeof(command), "sed -n 's/.*\"holder\": //p' %s", report);
 	FILE *f = popen(command, "re");
 	assert_non_null(f);
 	assert_non_null(fgets(text, sizeof(text), f));
@@ -439,10 +439,10 @@ static void test_killed(void **state)
 	unlink(core);
 	for (unsigned int i = 0; i < COUNT(next); i++) {
 		assert_done(base(t.pid, ""));
-		unsigned int keeper = keeper_of();
+		unsigned int holder = holder_of();
 		kill_at(next[i], t.pid, "--incremental", in_dir("base"));
 		/* Nobody knows what has changed since when. */
-		assert_ends(keeper);
+		assert_ends(holder);
 		assert_untracked(&t);
 		unlink(core);
 	}
@@ -450,25 +450,25 @@ static void test_killed(void **state)
 	remove_files();
 }
 
-static void test_keeper_killed(void **state)
+static void test_holder_killed(void **state)
 {
 	struct target t;
 
 	(void)state;
 	target_start(&t, NULL);
 	assert_done(base(t.pid, ""));
-	unsigned int keeper = keeper_of();
-	assert_true(exists(keeper) && is_tracked(t.pid));
-	kill((pid_t)keeper, SIGKILL);
-	assert_ends(keeper);
+	unsigned int holder = holder_of();
+	assert_true(exists(holder) && is_tracked(t.pid));
+	kill((pid_t)holder, SIGKILL);
+	assert_ends(holder);
 	assert_untracked(&t);
 	assert_int_equal(ferry("--pid %d --untrack", (int)t.pid), 1);
 	assert_true(said(errors, "is not tracked"));
 	/* It ends with its process. */
 	assert_done(base(t.pid, ""));
-	keeper = keeper_of();
+	holder = holder_of();
 	target_end(&t);
-	assert_ends(keeper);
+	assert_ends(holder);
 }
 
 /* What was interrupted is as if it had never been. */
@@ -511,13 +511,13 @@ static void test_execs(void **state)
 	(void)state;
 	target_start(&t, NULL);
 	assert_done(base(t.pid, ""));
-	unsigned int keeper = keeper_of();
+	unsigned int holder = holder_of();
 	t.shared->order = EXEC;
 	while (!file_has(t.pid, "comm", "sleep"))
 		usleep(1000);
 	assert_int_equal(increment(t.pid, "base", "next", ""), 1);
 	assert_true(said(errors, "has become another program"));
-	assert_ends(keeper);
+	assert_ends(holder);
 	kill_and_reap(t.pid);
 	unmap(t.shared, PAGE);
 }
@@ -596,7 +596,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_small_pages), TEST(test_huge_pages), TEST(test_compressed),
-		TEST(test_under_load),  TEST(test_killed),     TEST(test_keeper_killed),
+		TEST(test_under_load),  TEST(test_killed),     TEST(test_holder_killed),
 		TEST(test_interrupted), TEST(test_execs),      TEST(test_wrong_files),
 		TEST(test_torn),        TEST(test_meanwhile),
 	};

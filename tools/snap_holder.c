@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The keeper: all it does is to hold the userfaultfd by which a process is tracked, and to know
+ * The holder: all it does is to hold the userfaultfd by which a process is tracked, and to know
  * since which snapshot. It ends with the process, and when it is told to; then, or if it is killed,
  * the kernel takes the protection away.
  *
@@ -21,7 +21,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "lib/park.h"
 #include "lib/uffd.h"
 #include "tools/snap_track.h"
 
@@ -136,7 +135,7 @@ static int connect_to(int pidfd)
 	return -ENOENT;
 }
 
-bool snap_keeper_exists(int pidfd)
+bool snap_holder_exists(int pidfd)
 {
 	int sock = connect_to(pidfd);
 
@@ -145,11 +144,11 @@ bool snap_keeper_exists(int pidfd)
 	return sock >= 0;
 }
 
-int snap_keeper_open(struct snap_keeper *k, int pidfd)
+int snap_holder_open(struct snap_holder *k, int pidfd)
 {
 	struct message m = {0};
 
-	*k = (struct snap_keeper){.sock = connect_to(pidfd), .uffd = -1};
+	*k = (struct snap_holder){.sock = connect_to(pidfd), .uffd = -1};
 	if (k->sock < 0)
 		return k->sock;
 	int ret = say_message(k->sock, REQUEST_USE, NULL, -1);
@@ -160,18 +159,18 @@ int snap_keeper_open(struct snap_keeper *k, int pidfd)
 	else if (!ret && (m.what != ANSWER_HERE || k->uffd < 0 || !uffd_is(k->uffd)))
 		ret = -EPROTO;
 	if (ret)
-		snap_keeper_close(k);
+		snap_holder_close(k);
 	else
 		memcpy(k->id, m.id, sizeof(k->id));
 	return ret;
 }
 
-int snap_keeper_done(struct snap_keeper *k, const uint8_t *id)
+int snap_holder_done(struct snap_holder *k, const uint8_t *id)
 {
 	return say_message(k->sock, REQUEST_DONE, id ? id : k->id, -1);
 }
 
-void snap_keeper_close(struct snap_keeper *k)
+void snap_holder_close(struct snap_holder *k)
 {
 	if (k->sock >= 0)
 		close(k->sock);
@@ -180,7 +179,7 @@ void snap_keeper_close(struct snap_keeper *k)
 	k->sock = k->uffd = -1;
 }
 
-int snap_keeper_stop(int pidfd)
+int snap_holder_stop(int pidfd)
 {
 	int fd, sock = connect_to(pidfd);
 	struct message m;
@@ -197,13 +196,13 @@ int snap_keeper_stop(int pidfd)
 
 /* ---- the process */
 
-struct keeper {
+struct holder {
 	int listener, pidfd, uffd;
 	uint8_t id[SNAP_ID_LEN];
 };
 
 /* False: it is closed, or the process has ended. */
-static bool hear_while_alive(const struct keeper *k, int sock, struct message *m)
+static bool hear_while_alive(const struct holder *k, int sock, struct message *m)
 {
 	struct pollfd fds[] = {{.fd = sock, .events = POLLIN}, {.fd = k->pidfd, .events = POLLIN}};
 	int fd;
@@ -221,7 +220,7 @@ static bool hear_while_alive(const struct keeper *k, int sock, struct message *m
  * Who uses it changes what is protected. If he doesn't come to an end it isn't known any more what
  * has changed since when.
  */
-static bool lend(struct keeper *k, int sock)
+static bool lend(struct holder *k, int sock)
 {
 	struct message m;
 
@@ -233,7 +232,7 @@ static bool lend(struct keeper *k, int sock)
 }
 
 /* Returns whether it is still needed. */
-static bool serve(struct keeper *k)
+static bool serve(struct holder *k)
 {
 	struct message m;
 	int sock = accept4(k->listener, NULL, NULL, SOCK_CLOEXEC);
@@ -249,7 +248,7 @@ static bool serve(struct keeper *k)
 	return go_on;
 }
 
-__attribute__((noreturn)) static void keep(struct keeper *k)
+__attribute__((noreturn)) static void keep(struct holder *k)
 {
 	struct pollfd fds[] = {{.fd = k->listener, .events = POLLIN},
 			       {.fd = k->pidfd, .events = POLLIN}};
@@ -262,7 +261,7 @@ __attribute__((noreturn)) static void keep(struct keeper *k)
 	}
 }
 
-int snap_keeper_listen(int pidfd)
+int snap_holder_listen(int pidfd)
 {
 	struct sockaddr_un name;
 	socklen_t len;
@@ -281,7 +280,7 @@ int snap_keeper_listen(int pidfd)
 }
 
 /* Three descriptors of its own, and nothing else of ours. */
-static void become_keeper(struct keeper *k)
+static void become_holder(struct holder *k)
 {
 	int *fds[] = {&k->listener, &k->pidfd, &k->uffd};
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -295,9 +294,9 @@ static void become_keeper(struct keeper *k)
 	syscall(SYS_close_range, 6, ~0u, 0);
 }
 
-pid_t snap_keeper_start(int listener, int pidfd, int uffd, const uint8_t *id)
+pid_t snap_holder_start(int listener, int pidfd, int uffd, const uint8_t *id)
 {
-	struct keeper k = {listener, pidfd, uffd, {0}};
+	struct holder k = {listener, pidfd, uffd, {0}};
 	pid_t pid = fork();
 
 	if (pid)
@@ -305,11 +304,10 @@ pid_t snap_keeper_start(int listener, int pidfd, int uffd, const uint8_t *id)
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGHUP, SIG_IGN);
-	prctl(PR_SET_NAME, "pageferry-keep");
+	prctl(PR_SET_NAME, "pageferry-hold");
 	if (setsid() < 0 || chdir("/") < 0)
 		_exit(1);
-	become_keeper(&k);
+	become_holder(&k);
 	memcpy(k.id, id, sizeof(k.id));
-	park("snapshot.keeper");
 	keep(&k);
 }
