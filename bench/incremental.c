@@ -11,6 +11,7 @@
  */
 #include <elf.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -192,8 +193,7 @@ static void compare(const struct bench *b, int fd, const Elf64_Phdr *p)
 		must(pread(fd, ours, len, (off_t)(p->p_offset + at)), "reading the merged file");
 		must(process_vm_readv(b->pid, &local, 1, &remote, 1, 0), "process_vm_readv");
 		if (memcmp(ours, theirs, len) != 0)
-			bench_fail("ferry: wrong contents near %#llx",
-				   (unsigned long long)(p->p_vaddr + at));
+			bench_fail("ferry: wrong contents near %#" PRIx64, p->p_vaddr + at);
 	}
 }
 
@@ -248,7 +248,8 @@ static void set_up(struct bench *b)
 	for (int i = 0; i < 2; i++)
 		if (strrchr(b->command, '/'))
 			*strrchr(b->command, '/') = 0;
-	strcat(b->command, "/pageferry");
+	size_t len = strlen(b->command);
+	snprintf(b->command + len, sizeof(b->command) - len, "/pageferry");
 	snprintf(b->dir, sizeof(b->dir), "%.200s/pageferry-bench-XXXXXX", tmp ? tmp : "/tmp");
 	if (!mkdtemp(b->dir))
 		bench_cannot("%s: %s", b->dir, strerror(errno));

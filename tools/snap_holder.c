@@ -119,7 +119,7 @@ static int connect_to(int pidfd)
 {
 	struct timeval patience = {.tv_sec = PATIENCE_S};
 	struct sockaddr_un name;
-	socklen_t len;
+	socklen_t len = 0;
 	int ret = name_of(pidfd, &name, &len);
 
 	if (ret)
@@ -182,7 +182,7 @@ void snap_holder_close(struct snap_holder *k)
 int snap_holder_stop(int pidfd)
 {
 	int fd, sock = connect_to(pidfd);
-	struct message m;
+	struct message m = {0};
 
 	if (sock < 0)
 		return sock;
@@ -222,7 +222,7 @@ static bool hear_while_alive(const struct holder *k, int sock, struct message *m
  */
 static bool lend(struct holder *k, int sock)
 {
-	struct message m;
+	struct message m = {0};
 
 	if (say_message(sock, ANSWER_HERE, k->id, k->uffd) || !hear_while_alive(k, sock, &m) ||
 	    m.what != REQUEST_DONE)
@@ -234,7 +234,7 @@ static bool lend(struct holder *k, int sock)
 /* Returns whether it is still needed. */
 static bool serve(struct holder *k)
 {
-	struct message m;
+	struct message m = {0};
 	int sock = accept4(k->listener, NULL, NULL, SOCK_CLOEXEC);
 	bool go_on = true;
 
@@ -264,7 +264,7 @@ __attribute__((noreturn)) static void keep(struct holder *k)
 int snap_holder_listen(int pidfd)
 {
 	struct sockaddr_un name;
-	socklen_t len;
+	socklen_t len = 0;
 	int ret = name_of(pidfd, &name, &len);
 
 	if (ret)

@@ -124,7 +124,7 @@ static int add_map(void *arg, const struct snap_piece *p)
 		last->dumped += next.dumped;
 		return 0;
 	}
-	if (m->maps.n == m->cap) {
+	if (!m->maps.v || m->maps.n == m->cap) {
 		struct snap_map *v = reallocarray(m->maps.v, m->cap * 2 + 256, sizeof(*v));
 		if (!v)
 			return -ENOMEM;

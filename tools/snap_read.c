@@ -48,7 +48,7 @@ static int check_header(const struct snap_read *f, const Elf64_Ehdr *e, struct w
 static int count_segments(const struct snap_read *f, const Elf64_Ehdr *e, uint64_t *n,
 			  struct why *why)
 {
-	Elf64_Shdr s;
+	Elf64_Shdr s = {0};
 	int ret = 0;
 
 	*n = e->e_phnum;
@@ -69,7 +69,7 @@ static int count_segments(const struct snap_read *f, const Elf64_Ehdr *e, uint64
 
 static int take_notes(struct snap_read *f, const Elf64_Phdr *p, struct why *why)
 {
-	struct snap_ident_note note;
+	struct snap_ident_note note = {0};
 
 	if (f->notes_len)
 		return bad(f, why, "it has notes twice");
@@ -100,6 +100,20 @@ static bool are_pages(const struct snap_segment *s)
 	return !((s->addr | s->len | s->at | s->have) % FERRY_PAGE);
 }
 
+static int add_segment(struct snap_read *f, const struct snap_segment *s, struct why *why)
+{
+	if (!f->v || f->n == f->cap) {
+		size_t cap = f->cap * 2 + CHUNK;
+		struct snap_segment *v = reallocarray(f->v, cap, sizeof(*v));
+		if (!v)
+			return why_set(why, -ENOMEM, "out of memory");
+		f->v = v;
+		f->cap = cap;
+	}
+	f->v[f->n++] = *s;
+	return 0;
+}
+
 static int take_segment(struct snap_read *f, const Elf64_Phdr *p, struct why *why)
 {
 	const struct snap_segment *last = f->n ? &f->v[f->n - 1] : NULL;
@@ -119,8 +133,7 @@ static int take_segment(struct snap_read *f, const Elf64_Phdr *p, struct why *wh
 		return bad(f, why, "a segment is missing");
 	if (last && (last->addr + last->len > s.addr || last->at + last->have > s.at))
 		return bad(f, why, "its segments are in no order");
-	f->v[f->n++] = s;
-	return 0;
+	return add_segment(f, &s, why);
 }
 
 static int take(struct snap_read *f, const Elf64_Phdr *p, struct why *why)
@@ -140,19 +153,11 @@ static int take(struct snap_read *f, const Elf64_Phdr *p, struct why *why)
 static int read_segments(struct snap_read *f, uint64_t at, uint64_t n, struct why *why)
 {
 	Elf64_Phdr chunk[CHUNK];
-	size_t cap = 0;
 	int ret = 0;
 
 	for (uint64_t done = 0, some; !ret && done < n; done += some) {
 		some = n - done < CHUNK ? n - done : CHUNK;
 		ret = read_some(f, at + done * sizeof(*chunk), chunk, some * sizeof(*chunk), why);
-		if (!ret && cap < f->n + CHUNK) {
-			cap = 2 * cap + CHUNK;
-			struct snap_segment *v = reallocarray(f->v, cap, sizeof(*v));
-			if (!v)
-				return why_set(why, -ENOMEM, "out of memory");
-			f->v = v;
-		}
 		for (uint64_t i = 0; !ret && i < some; i++)
 			ret = take(f, &chunk[i], why);
 	}
@@ -163,9 +168,9 @@ static int read_segments(struct snap_read *f, uint64_t at, uint64_t n, struct wh
 
 static int parse(struct snap_read *f, struct why *why)
 {
-	Elf64_Ehdr e;
+	Elf64_Ehdr e = {0};
 	struct stat st;
-	uint64_t n;
+	uint64_t n = 0;
 
 	if (fstat(f->fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return why_set(why, -EINVAL, "%s: not a regular file", f->path);

@@ -26,7 +26,7 @@ struct snap_read {
 	struct snap_ident ident;
 	uint64_t notes_at, notes_len;
 	struct snap_segment *v; /* in the order of addresses and of the file; disjoint in both */
-	size_t n;
+	size_t n, cap;
 };
 
 /** A part of the memory: of that file, at @at, or, with @file NULL, in none. */

@@ -35,7 +35,7 @@ static int read_ident(struct snap_ident *ident, const char *path, struct why *wh
 	struct {
 		Elf64_Ehdr head;
 		struct snap_ident_note note;
-	} begin;
+	} begin = {0};
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0)

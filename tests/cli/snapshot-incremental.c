@@ -112,7 +112,7 @@ __attribute__((noreturn)) static int run_scene(void *arg)
 		madvise(s->mem, SCENE_LEN, MADV_NOHUGEPAGE);
 	/* Some of it is empty. */
 	for (unsigned int i = 0; i < 8; i++)
-		fill(part(s, i), PART_LEN - HOLE, 1000 * i);
+		fill(part(s, i), PART_LEN - HOLE, 1000ul * i);
 	for (;;) {
 		uint32_t step = s->step;
 		if (step && s->done != step) {
@@ -188,6 +188,13 @@ __attribute__((format(printf, 1, 2))) static int ferry(const char *format, ...)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* To a list of files. */
+static void append(char all[256], const char *name)
+{
+	size_t len = strlen(all);
+	snprintf(all + len, 256 - len, " %s", name);
+}
+
 static void assert_done(int status)
 {
 	if (status)
@@ -229,7 +236,7 @@ static void assert_has_all(const struct elf *a, const struct elf *b)
 			const char *there = elf_at(b, addr, PAGE);
 			if (!there)
 				fail_msg("%p is missing", addr);
-			if (memcmp(a->data + p[i].p_offset + at, there, PAGE) != 0)
+			else if (memcmp(a->data + p[i].p_offset + at, there, PAGE) != 0)
 				fail_msg("%p differs", addr);
 		}
 	}
@@ -306,7 +313,7 @@ static void whatever_it_does(bool huge, const char *more)
 		assert_true(said(report,
 				 step == STEPS ? "frozen_bytes\": [1-9]" : "frozen_bytes\": 0"));
 		memcpy(from, to, sizeof(to));
-		strcat(strcat(all, " "), to);
+		append(all, to);
 	}
 	assert_true(said(report, "changed_bytes\": \\([0-9]\\|[0-9]*[0-9]\\{1,5\\}\\),"));
 	assert_done(ferry("--pid %d --untrack", (int)pid));
@@ -387,7 +394,7 @@ static void test_under_load(void **state)
 		assert_done(increment(t.pid, from, to,
 				      i % 2 ? "--max-extra-memory 1G" : "--max-extra-memory 8M"));
 		memcpy(from, to, sizeof(to));
-		strcat(strcat(all, " "), to);
+		append(all, to);
 		assert_done(ferry("merge %s -o %s", all, core));
 		assert_int_equal(missing_in_core(&t), 0);
 	}
