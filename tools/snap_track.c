@@ -2,9 +2,9 @@
 /* What has changed since the last snapshot, see snap_track.h. */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 
 #include "lib/park.h"
+#include "lib/scan.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
 
@@ -91,28 +91,23 @@ static int note(struct snap_changes *c, const struct page_region *r)
 	return add(&c->changed, &c->nchanged, r->start, len);
 }
 
+static const struct pm_scan_arg populated = {
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+};
+
 static int scan(struct snap_changes *c, const struct snap_target *target, const struct snap_map *m)
 {
 	static struct page_region vec[REGIONS];
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = m->start,
-		.end = m->end,
-		.vec = (uintptr_t)vec,
-		.vec_len = REGIONS,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
-	};
 	int ret = 0;
 
-	while (!ret && arg.start < m->end) {
-		int n = ioctl(target->pagemap, PAGEMAP_SCAN, &arg);
-		if (n < 0 || arg.walk_end <= arg.start)
-			return n < 0 ? -errno : -ESRCH;
-		for (int i = 0; !ret && i < n; i++)
+	for (uint64_t at = m->start, walk_end = 0; !ret && at < m->end; at = walk_end) {
+		long n = scan_call(target->pagemap, &populated, at, m->end, vec, REGIONS,
+				   &walk_end);
+		if (n < 0 || walk_end <= at)
+			return n < 0 ? (int)n : -ESRCH;
+		for (long i = 0; !ret && i < n; i++)
 			ret = note(c, &vec[i]);
-		arg.start = arg.walk_end;
-		arg.walk_end = 0;
 	}
 	return ret;
 }
@@ -171,27 +166,21 @@ void snap_changes_free(struct snap_changes *c)
 
 /* ---- protect: only what is populated, so that what is empty needs no page tables */
 
+static const struct pm_scan_arg to_protect = {
+	.flags = PM_SCAN_WP_MATCHING,
+	.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_WRITTEN,
+};
+
 static int protect(const struct snap_target *target, uint64_t start, uint64_t end)
 {
 	static struct page_region vec[REGIONS];
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = PM_SCAN_WP_MATCHING,
-		.start = start,
-		.end = end,
-		.vec = (uintptr_t)vec,
-		.vec_len = REGIONS,
-		.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_WRITTEN,
-	};
 
-	while (arg.start < end) {
-		int n = ioctl(target->pagemap, PAGEMAP_SCAN, &arg);
-		if (n < 0 || arg.walk_end <= arg.start)
-			return n < 0 ? -errno : -ESRCH;
-		arg.start = arg.walk_end;
-		arg.walk_end = 0;
+	for (uint64_t at = start, walk_end = 0; at < end; at = walk_end) {
+		long n = scan_call(target->pagemap, &to_protect, at, end, vec, REGIONS, &walk_end);
+		if (n < 0 || walk_end <= at)
+			return n < 0 ? (int)n : -ESRCH;
 	}
 	return 0;
 }
