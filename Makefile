@@ -92,8 +92,9 @@ $(B)/park/examples/kv: examples/kv.c $(B)/park/libpageferry.a
 	$(COMPILE) -DFERRY_PARK -DUPGRADE_SECONDS=2 -o $@ $< $(B)/park/libpageferry.a $(LDFLAGS)
 $(B)/park/examples/kv2: examples/kv.c $(B)/park/libpageferry.a
 	@mkdir -p $(@D)
-	$(COMPILE) -DFERRY_PARK -DKV_LAYOUT='"kv layout 2"' -o $@ $< $(B)/park/libpageferry.a $(LDFLAGS)
+	$(COMPILE) -DFERRY_PARK -DKV_LAYOUT='"kv layout 3"' -o $@ $< $(B)/park/libpageferry.a $(LDFLAGS)
 $(B)/tests/cli/kv: $(B)/examples/kv $(B)/park/examples/kv $(B)/park/examples/kv2
+$(B)/tests/cli/kv_save: $(B)/examples/kv
 
 $(B)/park/%.o: %.c
 	@mkdir -p $(@D)

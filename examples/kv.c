@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MIT
 /*
- * A key-value server that replaces its own program under load, with its clients connected.
+ * A key-value server that replaces its own program under load, with its clients connected, and
+ * saves its store while it serves.
  *
  *     cc -D_GNU_SOURCE -O2 -pthread -o kv kv.c -lpageferry
- *     ./kv 7000        and in another terminal: nc 127.0.0.1 7000 (of
+ *     ./kv 7000 FILE   and in another terminal: nc 127.0.0.1 7000 (of
  *                       netcat-openbsd), then "set a 1", "incr a"
+ *     save snapshot    the store goes to FILE, from which the next ./kv loads it;
+ *     save fork         the same by fork(); "info" counts what is saved
  *     kill -USR2 PID   starts what ./kv is now, gives it memory and sockets, and exits
  *
  * Should the new program refuse or die before it has taken over, the old one carries on.
  *
- * kv_give.h and kv_take.h show the use of the library; kv_client.h and kv_store.h are any server's.
+ * kv_save.h, kv_give.h and kv_take.h show the use of the library; the rest is any server's.
  */
 #include <arpa/inet.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 
-#include "kv_give.h"
-#include "kv_take.h"
-
-enum { ID_LISTENER = CLIENTS, ID_SIGNALS, ID_SUCCESSOR };
+#include "kv_load.h"
 
 static int signals;
 static bool upgrade_wanted, successor_speaks;
@@ -50,6 +50,8 @@ static void serve(int timeout_ms)
 			on_signals();
 		else if (id == ID_SUCCESSOR)
 			successor_speaks = true; /* handled when no event is left over */
+		else if (id == ID_SAVE)
+			save_finish();
 		else
 			client_accept();
 	}
@@ -98,19 +100,29 @@ static bool number(const char *text, long max, int *n)
 	return *text >= '0' && *text <= '9' && !*end && value <= max;
 }
 
+static int start(uint16_t port, int sock)
+{
+	int ret = prepare();
+
+	if (!ret && sock >= 0)
+		return take_over(sock);
+	if (!ret && *saving.file)
+		ret = load(saving.file);
+	return ret ? ret : listen_on(port);
+}
+
 int main(int argc, char **argv)
 {
-	struct ferry_take *take = NULL; /* while memory is still on its way to us */
 	int port = 0, sock = -1;
 
-	if (argc < 2 || argc > 3 || !number(argv[1], UINT16_MAX, &port) ||
-	    (argc == 3 && !number(argv[2], INT_MAX, &sock))) {
-		fprintf(stderr, "kv: wrong arguments: use kv PORT; only kv itself adds another\n");
+	if (argc < 2 || argc > 4 || !number(argv[1], UINT16_MAX, &port) ||
+	    (argc == 4 && !number(argv[3], INT_MAX, &sock))) {
+		fprintf(stderr,
+			"kv: wrong arguments: use kv PORT [FILE]; kv itself adds another\n");
 		return 2;
 	}
-	int ret = prepare();
-	if (!ret)
-		ret = argc == 3 ? take_over(&take, sock) : listen_on((uint16_t)port);
+	saving.file = argc > 2 ? argv[2] : "";
+	int ret = start((uint16_t)port, sock);
 	if (ret) {
 		fprintf(stderr, "kv: cannot start: %s\n", strerror(-ret));
 		ferry_take_close(take);
@@ -128,9 +140,9 @@ int main(int argc, char **argv)
 			successor_speaks = false;
 			upgrade_finish();
 		}
-		if (upgrade_wanted && !successor && !take) {
+		if (upgrade_wanted && !successor && !take && !saving.running) {
 			upgrade_wanted = false;
-			upgrade_start(argv[0], argv[1], ID_SUCCESSOR);
+			upgrade_start(argv[0], argv[1], saving.file);
 		}
 	}
 }

@@ -11,6 +11,9 @@
 
 #include "kv_store.h"
 
+/* Whose event it is; below CLIENTS: that client's. */
+enum { ID_LISTENER = CLIENTS, ID_SIGNALS, ID_SUCCESSOR, ID_SAVE };
+
 static int epoll_fd, listener;
 
 static void watch(int op, int fd, uint32_t events, uint32_t id)

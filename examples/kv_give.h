@@ -28,12 +28,12 @@ static void upgrade_failed(int error)
 	fprintf(stderr, "kv: upgrade failed: %s: pid %d carries on\n", strerror(error), getpid());
 }
 
-/* The new version speaks first: event @id calls upgrade_finish, also if it dies without a word. */
-static void upgrade_start(char *program, char *port, uint32_t id)
+/* The new version speaks first: its event calls upgrade_finish, also if it dies without a word. */
+static void upgrade_start(char *program, char *port, char *file)
 {
 	int pair[2];
 	char fd[16];
-	char *argv[] = {program, port, fd, NULL};
+	char *argv[] = {program, port, file, fd, NULL};
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0) {
 		upgrade_failed(errno);
@@ -50,7 +50,7 @@ static void upgrade_start(char *program, char *port, uint32_t id)
 		return;
 	}
 	successor_sock = pair[0];
-	watch(EPOLL_CTL_ADD, successor_sock, EPOLLIN, id);
+	watch(EPOLL_CTL_ADD, successor_sock, EPOLLIN, ID_SUCCESSOR);
 	alarm(UPGRADE_SECONDS);
 }
 

@@ -7,6 +7,8 @@
 
 #include "kv_client.h"
 
+static struct ferry_take *take; /* while memory is still on its way to us */
+
 /* Without the rest of its memory this process can't go on, and nobody else can. */
 static void lost(void *arg, int error, uint64_t left)
 {
@@ -39,26 +41,26 @@ static void adopt_sockets(const int *fds)
  * Needs the arena mapped and untouched. Returns 0 when it is ours: from then on clients are served,
  * and a page that has not come yet is fetched when it is touched.
  */
-static int take_over(struct ferry_take **take, int sock)
+static int take_over(int sock)
 {
 	struct ferry_take_opts opts = FERRY_TAKE_OPTS_INIT;
 	const int *fds = NULL;
 	unsigned int n = 0;
 
 	opts.lost = lost;
-	int ret = ferry_take_open(take, sock, &opts);
-	if (!ret && !suits(ferry_take_offer(*take)))
+	int ret = ferry_take_open(&take, sock, &opts);
+	if (!ret && !suits(ferry_take_offer(take)))
 		ret = -ENOTSUP;
 	if (!ret)
-		ret = ferry_take_map(*take, 0, arena);
+		ret = ferry_take_map(take, 0, arena);
 	if (!ret)
-		ret = ferry_take_attach(*take);
+		ret = ferry_take_attach(take);
 	if (!ret)
-		ret = ferry_take_shadow(*take, &fds, &n);
+		ret = ferry_take_shadow(take, &fds, &n);
 	if (!ret && n != arena->nclients + 1)
 		ret = -EPROTO;
 	if (!ret)
-		ret = ferry_take_commit(*take);
+		ret = ferry_take_commit(take);
 	if (ret)
 		return ret;
 	adopt_sockets(fds);

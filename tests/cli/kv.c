@@ -7,15 +7,10 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "pageferry.h"
-#include "tests/cli/kv_load.h"
+#include "tests/cli/kv_server.h"
 
 #define BULK_KEYS 48000u      /* times 1 KiB */
 #define SLACK     (16l << 10) /* KiB of resident memory */
@@ -136,30 +131,18 @@ static long resident_kib(pid_t pid)
 
 static void listen_to_messages(void)
 {
-	size_t len = strlen(said);
-	ssize_t n = read(messages, said + len, sizeof(said) - len - 1);
-
-	said[len + (n > 0 ? (size_t)n : 0)] = 0;
+	server_says(messages, said, sizeof(said));
 }
 
 /* On a connection that lives as long as the test. */
 static void ask(const char *request, char *answer, size_t size)
 {
-	size_t len = 0;
+	int ret = server_ask(control, request, answer, size);
 
-	assert_int_equal(send(control, request, strlen(request), MSG_NOSIGNAL), strlen(request));
-	do {
-		struct pollfd fd = {.fd = control, .events = POLLIN};
-		assert_int_equal(poll(&fd, 1, LOAD_DEADLINE), 1);
-		ssize_t n = recv(control, answer + len, size - len - 1, 0);
-		if (n <= 0) {
-			int error = n ? errno : 0;
-			listen_to_messages();
-			fail_msg("disconnected: %s; said: %s", strerror(error), said);
-		}
-		len += (size_t)n;
-		answer[len] = 0;
-	} while (!strchr(answer, '\n'));
+	if (ret) {
+		listen_to_messages();
+		fail_msg("no answer: %s; said: %s", strerror(-ret), said);
+	}
 }
 
 /* Who answers, and how many upgrades does it know of? */
@@ -299,12 +282,12 @@ static void test_serves(void **state)
 static void test_five_upgrades(void **state)
 {
 	(void)state;
-	clients.slowest_ms = 0;
+	clients.took = (struct hist){0};
 	for (int i = 0; i < 5; i++) {
 		upgrade();
 		serve_some_more();
 	}
-	print_message("# slowest batch of requests: %lld ms\n", (long long)clients.slowest_ms);
+	load_print_times(&clients, "upgrades");
 	assert_true(resident_kib(server) < small_kib + SLACK);
 }
 
@@ -312,16 +295,16 @@ static void test_five_larger_upgrades(void **state)
 {
 	(void)state;
 	load_pause(&clients);
-	load_bulk(&clients, BULK_KEYS, true);
+	load_bulk(&clients, 0, BULK_KEYS, true);
 	load_resume(&clients);
-	clients.slowest_ms = 0;
+	clients.took = (struct hist){0};
 	for (int i = 0; i < 5; i++) {
 		upgrade();
 		serve_some_more();
 	}
-	print_message("# slowest batch of requests: %lld ms\n", (long long)clients.slowest_ms);
+	load_print_times(&clients, "upgrades");
 	load_pause(&clients);
-	load_bulk(&clients, BULK_KEYS, false);
+	load_bulk(&clients, 0, BULK_KEYS, false);
 	load_resume(&clients);
 	assert_true(resident_kib(server) < small_kib + (long)BULK_KEYS + SLACK);
 }
@@ -394,7 +377,7 @@ static void test_no_new_version(void **state)
 	ask_for_upgrade();
 	old_version_carries_on("Broken pipe");
 	program_is_script(
-		"#!/bin/bash\necho here is somebody who is no taker >&\"$2\"; exec sleep 60\n");
+		"#!/bin/bash\necho here is somebody who is no taker >&\"$3\"; exec sleep 60\n");
 	ask_for_upgrade();
 	old_version_carries_on("Protocol error");
 }
@@ -450,55 +433,30 @@ static void test_still_upgrades(void **state)
 	upgrade();
 	load_pause(&clients);
 	load_check_all(&clients);
-	load_bulk(&clients, BULK_KEYS, false);
+	load_bulk(&clients, 0, BULK_KEYS, false);
 	load_until(&clients, fds_are_back, NULL, "descriptors closed");
 }
 
 /* ---- begin and end */
 
-static void start_server(int out, int err)
-{
-	server = fork();
-	assert_return_code(server, errno);
-	if (server)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	dup2(out, STDOUT_FILENO);
-	dup2(err, STDERR_FILENO);
-	execl(program, program, "0", NULL);
-	_exit(127);
-}
-
 static int group_begin(void **state)
 {
-	char line[64] = "";
-	int out[2], err[2], port = 0;
+	uint16_t port;
 
 	(void)state;
-	assert_true(readlink("/proc/self/exe", build, sizeof(build) - 1) > 0);
-	for (int i = 0; i < 3; i++) /* build/tests/cli/kv */
-		dirname(build);
+	find_build(build, sizeof(build));
 	assert_non_null(mkdtemp(folder));
 	snprintf(program, sizeof(program), "%s/kv", folder);
 	program_is("examples/kv");
 	assert_return_code(prctl(PR_SET_CHILD_SUBREAPER, 1), errno);
-	assert_return_code(pipe2(out, O_CLOEXEC), errno);
-	assert_return_code(pipe2(err, O_CLOEXEC), errno);
-	start_server(out[1], err[1]);
-	close(out[1]);
-	close(err[1]);
-	messages = err[0];
-	fcntl(messages, F_SETFL, O_NONBLOCK);
-	struct pollfd fd = {.fd = out[0], .events = POLLIN};
-	if (poll(&fd, 1, LOAD_DEADLINE) != 1 || read(out[0], line, sizeof(line) - 1) <= 0 ||
-	    sscanf(line, "port %d", &port) != 1) {
+	server = server_start(program, NULL, &port, &messages);
+	if (!port) {
 		listen_to_messages();
 		print_message("# the server doesn't start: %s\n", said);
 		return -1;
 	}
-	close(out[0]);
-	control = load_connect((uint16_t)port, 0);
-	load_begin(&clients, (uint16_t)port);
+	control = load_connect(port, 0);
+	load_begin(&clients, port);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The clients of tests/cli/kv.c. Each owns its keys and knows, byte by byte, what it must be
- * answered. They send up to eight requests at once, often cut in the middle, and reconnect now and
- * then.
+ * The clients of tests/cli/kv.c and kv_save.c. Each owns its keys and knows, byte by byte, what it
+ * must be answered. They send up to eight requests at once, often cut in the middle, and reconnect
+ * now and then. Accounts are everybody's: the sum of all is always 0.
  */
 #ifndef KV_LOAD_H
 #define KV_LOAD_H
@@ -15,9 +15,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "lib/clock.h"
+#include "lib/hist.h"
 #include "tests/lib/test.h"
 
 #define LOAD_CLIENTS  50u
+#define LOAD_ACCOUNTS 64u
 #define LOAD_COUNTERS 3u
 #define LOAD_KEYS     5u
 #define LOAD_DEADLINE 30000 /* ms */
@@ -31,7 +34,7 @@ struct load_client {
 	unsigned int versions[LOAD_KEYS]; /* of the value that was set last; 0: none */
 	char out[1 << 15], want[1 << 15];
 	size_t out_len, out_sent, want_len, want_seen;
-	int64_t since;
+	int64_t since; /* ns */
 };
 
 struct load {
@@ -39,8 +42,8 @@ struct load {
 	bool paused;
 	struct load_client clients[LOAD_CLIENTS + 1]; /* the last one has the bulk of the data */
 	unsigned long answers;
-	int64_t slowest_ms;
-	char error[600]; /* what went wrong first */
+	struct hist took; /* a batch of requests, ns */
+	char error[600];  /* what went wrong first */
 };
 
 /* @buffer: how much the kernel may keep of what we don't read; 0: its choice. */
@@ -122,6 +125,16 @@ static void load_ask_key(struct load_client *c, unsigned int i, bool set)
 		load_ask(c, c->versions[i] ? "= " : "none", value, request);
 }
 
+static void load_ask_move(struct load_client *c, uint64_t random)
+{
+	unsigned int from = random % LOAD_ACCOUNTS,
+		     to = random / LOAD_ACCOUNTS % (LOAD_ACCOUNTS - 1);
+	char request[32];
+
+	snprintf(request, sizeof(request), "move a%u a%u", from, to < from ? to : to + 1);
+	load_ask(c, "ok", "", request);
+}
+
 static bool load_idle(const struct load_client *c)
 {
 	return c->want_seen == c->want_len;
@@ -130,7 +143,7 @@ static bool load_idle(const struct load_client *c)
 static void load_start_batch(struct load_client *c)
 {
 	c->out_len = c->out_sent = c->want_len = c->want_seen = 0;
-	c->since = now_ms();
+	c->since = clock_ns();
 }
 
 static void load_next_batch(struct load *load, struct load_client *c)
@@ -142,10 +155,12 @@ static void load_next_batch(struct load *load, struct load_client *c)
 	load_start_batch(c);
 	for (uint64_t n = 1 + next_random(&c->random) % 8; n; n--) {
 		uint64_t random = next_random(&c->random);
-		if (random & 1)
-			load_ask_counter(c, random / 4 % LOAD_COUNTERS, random & 2);
+		if (random % 16 < 4)
+			load_ask_move(c, random / 16);
+		else if (random & 1)
+			load_ask_counter(c, random / 16 % LOAD_COUNTERS, random & 2);
 		else
-			load_ask_key(c, random / 4 % LOAD_KEYS, random & 2);
+			load_ask_key(c, random / 16 % LOAD_KEYS, random & 2);
 	}
 }
 
@@ -189,9 +204,8 @@ static void load_receive(struct load *load, struct load_client *c)
 	c->want_seen += (size_t)n;
 	for (ssize_t i = 0; i < n; i++)
 		load->answers += got[i] == '\n';
-	int64_t took = now_ms() - c->since;
-	if (load_idle(c) && took > load->slowest_ms)
-		load->slowest_ms = took;
+	if (load_idle(c))
+		hist_add(&load->took, (uint64_t)(clock_ns() - c->since));
 }
 
 static void load_round(struct load *load)
@@ -250,15 +264,15 @@ static void load_resume(struct load *load)
 	load->paused = false;
 }
 
-/* Set, or get and check, the values of @n keys. Needs the load paused. */
-static void load_bulk(struct load *load, unsigned int n, bool set)
+/* Set, or get and check, the values of keys @from to @to - 1. Needs the load paused. */
+static void load_bulk(struct load *load, unsigned int from, unsigned int to, bool set)
 {
 	struct load_client *c = &load->clients[LOAD_CLIENTS];
 	char request[LOAD_VALUE + 32], value[LOAD_VALUE + 1];
 
-	for (unsigned int i = 0; i < n;) {
+	for (unsigned int i = from; i < to;) {
 		load_start_batch(c);
-		for (unsigned int end = i + 16; i < n && i < end; i++) {
+		for (unsigned int end = i + 16; i < to && i < end; i++) {
 			load_value(value, c->id, i, 1);
 			snprintf(request, sizeof(request), set ? "set b%u %s" : "get b%u", i,
 				 value);
@@ -266,6 +280,14 @@ static void load_bulk(struct load *load, unsigned int n, bool set)
 		}
 		load_until(load, load_all_idle, load, "answers in bulk");
 	}
+}
+
+static void load_print_times(struct load *load, const char *what)
+{
+	print_message("# %s: a batch of requests took %.1f ms (median), %.1f (p99), %.1f (most)\n",
+		      what, (double)hist_permille(&load->took, 500) / 1e6,
+		      (double)hist_permille(&load->took, 990) / 1e6, (double)load->took.max / 1e6);
+	load->took = (struct hist){0};
 }
 
 /* Every key of every client has what it was set to last. Needs the load paused. */
