@@ -81,7 +81,7 @@ struct report {
 	int64_t started;
 	double load, busy; /* at the start: load average; CPU seconds used by everybody */
 	bool noisy;
-	char line[1024];
+	char line[2048];
 };
 
 /* ---- the host */

@@ -94,7 +94,8 @@ for my $name (@required) {
 PERL
 }
 
-# At the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process one bit of the memory is turned over.
+# One bit of the memory is turned over: at the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process, in what its
+# SPOIL_READ-th process_vm_readv brings, or in a child after SPOIL_FORK.
 build_spoiler() {
 	cat >"$dir/spoil.c" <<'C'
 #define _GNU_SOURCE
@@ -106,6 +107,52 @@ build_spoiler() {
 #include <unistd.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
+
+static int asked(const char *name, int calls)
+{
+	const char *value = getenv(name);
+	return value && calls == atoi(value);
+}
+
+/* In the middle of the largest memory that it has. */
+static void spoil_memory(void)
+{
+	unsigned long a, b, from = 0, to = 0;
+	char line[512], perms[8];
+	FILE *f = fopen("/proc/self/maps", "re");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx %7s", &a, &b, perms) == 3 && !strcmp(perms, "rw-p") &&
+		    b - a > to - from) {
+			from = a;
+			to = b;
+		}
+	}
+	if (f)
+		fclose(f);
+	((unsigned char *)(from + (to - from) / 8192 * 4096))[123] ^= 4;
+}
+
+pid_t fork(void)
+{
+	pid_t pid = ((pid_t (*)(void))dlsym(RTLD_NEXT, "fork"))();
+	if (!pid && getenv("SPOIL_FORK"))
+		spoil_memory();
+	return pid;
+}
+
+ssize_t process_vm_readv(pid_t pid, const struct iovec *local, unsigned long nlocal,
+			 const struct iovec *remote, unsigned long nremote, unsigned long flags)
+{
+	static int calls;
+	ssize_t n = ((ssize_t (*)(pid_t, const struct iovec *, unsigned long, const struct iovec *,
+				  unsigned long, unsigned long))dlsym(RTLD_NEXT, "process_vm_readv"))(
+		pid, local, nlocal, remote, nremote, flags);
+	if (n > 0 && asked("SPOIL_READ", ++calls))
+		((unsigned char *)local->iov_base)[123] ^= 4;
+	return n;
+}
 
 static void spoil_memfd(void)
 {
@@ -133,7 +180,7 @@ int ioctl(int fd, unsigned long request, ...)
 	va_end(ap);
 	int copy = request == UFFDIO_COPY, now = copy || request == UFFDIO_CONTINUE;
 
-	now = now && ++calls == atoi(getenv("SPOIL"));
+	now = now && asked("SPOIL", ++calls);
 	if (now && copy)
 		*(unsigned char *)(unsigned long)((struct uffdio_copy *)arg)->src ^= 4;
 	else if (now)
@@ -144,16 +191,16 @@ C
 	${CC:-cc} -shared -fPIC -o "$dir/spoil.so" "$dir/spoil.c" -ldl
 }
 
-# spoiled BENCH CALL WHO: the contents that WHO brings are wrong from the CALL-th call on.
+# spoiled BENCH NAME=CALL WHO: the contents that WHO brings are wrong from a call on.
 spoiled() {
-	run env LD_PRELOAD="$dir/spoil.so" SPOIL="$2" "$B/bench/$1" --quick
+	run env LD_PRELOAD="$dir/spoil.so" "$2" "$B/bench/$1" --quick
 	status_is 1 && [ ! -s "$dir/out" ] && grep "^$1: $3.*: wrong contents in page" "$dir/err"
 }
 
-# test_bench BENCH CALL REQUIRED...: CALL is one that the library makes, the first is the baseline's.
+# test_bench BENCH BARE FERRY REQUIRED...: what spoils the baseline's contents, and the library's.
 test_bench() {
-	local bench=$1 call=$2
-	shift 2
+	local bench=$1 bare=$2 ferry=$3
+	shift 3
 
 	run "$B/bench/$bench" --quick
 	if [ "$status" -eq 2 ]; then
@@ -163,14 +210,16 @@ test_bench() {
 	check "$bench runs" status_is 0
 	check "$bench prints a whole report" read_report "$bench" "$@"
 	check "$bench says it in one line" one_line "$bench" "ours to baseline: .* contents right$"
-	check "$bench fails when the baseline's contents are wrong" spoiled "$bench" 1 bare
-	check "$bench fails when the library's contents are wrong" spoiled "$bench" "$call" ferry
+	check "$bench fails when the baseline's contents are wrong" spoiled "$bench" "$bare" bare
+	check "$bench fails when the library's contents are wrong" spoiled "$bench" "$ferry" ferry
 }
 
 check "the spoiler is built" build_spoiler
-test_bench fault 300 copy_same_cpu_p50 copy_same_cpu_p99
-test_bench push 20 push_copy
-test_bench continue 20 continue_then_touch
+test_bench fault SPOIL=1 SPOIL=300 copy_same_cpu_p50 copy_same_cpu_p99
+test_bench push SPOIL=1 SPOIL=20 push_copy
+test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
+test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \
+	small_anywhere_stop small_anywhere_extra_of_size small_anywhere_lost small_anywhere_p99
 
 # What this one compares is the command's own work: there is no bare baseline that could be spoiled.
 run "$B/bench/incremental" --quick
