@@ -17,6 +17,8 @@
 #define SHIFT_SCARCE 14u
 /* Left for the thread that drains the pool, which must not wait for itself. */
 #define SPARE (1u << 20)
+/* Left for single pages: one of them is enough for a writer to go on. */
+#define SPARE_PART 4
 
 int snapshot_pool(struct ferry_snapshot *s, uint64_t from, uint64_t to, size_t spare)
 {
@@ -62,9 +64,7 @@ static struct snapshot_stream *stream_of(struct ferry_snapshot *s, uint64_t now)
 
 static unsigned int shift_allowed(const struct ferry_snapshot *s)
 {
-	if (s->pool.used > s->pool.size / 4 * 3)
-		return SHIFT_SCARCE;
-	return s->pool.used > s->pool.size / 2 ? SHIFT_FIRST : SHIFT_MAX;
+	return s->pool.used > s->pool.size / 2 ? SHIFT_SCARCE : SHIFT_MAX;
 }
 
 /* The block around @now, within the interval @r. A part of a huge page would split it. */
@@ -96,18 +96,17 @@ static size_t spare_for(const struct ferry_snapshot *s, const struct snapshot_fa
 	return f->tid && f->tid == s->iterator ? 0 : SPARE;
 }
 
+/* Where little room is left only the one page: that may split a huge one, but nobody waits. */
 static int save_block(struct ferry_snapshot *s, const struct range *r,
 		      const struct snapshot_fault *f)
 {
 	struct ferry_span block = block_around(s, r, f->addr);
 	uint64_t from = r->offset + (block.addr - r->start);
-	size_t spare = spare_for(s, f);
-	int ret = snapshot_pool(s, from, from + block.len, spare);
+	int ret = snapshot_pool(s, from, from + block.len, s->pool.size / SPARE_PART);
 
-	/* For the thread that drains, any room will do. */
-	if (ret == -ENOSPC && !spare) {
+	if (ret == -ENOSPC) {
 		from = r->offset + (f->addr - r->start);
-		ret = snapshot_pool(s, from, from + FERRY_PAGE, 0);
+		ret = snapshot_pool(s, from, from + FERRY_PAGE, spare_for(s, f));
 	}
 	return ret;
 }

@@ -443,7 +443,7 @@ static void test_huge(void **state)
 	(void)state;
 	if (!make_huge(mem, len))
 		SKIP("no huge pages are given here");
-	struct ferry_snapshot *snap = freeze(&image, mem, len / PAGE, 21, EXTRA);
+	struct ferry_snapshot *snap = freeze(&image, mem, len / PAGE, 21, 2 * len);
 	writer_start(&w, mem, len / PAGE, 101);
 	collect(snap, &image, 0);
 	pthread_join(w.thread, NULL);
@@ -454,6 +454,45 @@ static void test_huge(void **state)
 	/* None was split. */
 	assert_int_equal(smaps_bytes(mem, len, "AnonHugePages"), len);
 	image_free(&image);
+	unmap(mem, len);
+}
+
+/* Nobody drains: a block for each of these writes would fill the pool soon, single pages do not. */
+static void scattered_writes(char *mem, uint64_t npages, uint64_t step)
+{
+	struct image image;
+	struct ferry_snapshot *snap = freeze(&image, mem, npages, 23, EXTRA);
+
+	for (uint64_t i = step / 2; i < npages; i += step)
+		*(volatile char *)(mem + i * PAGE) = 1;
+	assert_int_equal(report_of(snap).throttled, 0);
+	collect(snap, &image, 0);
+	ferry_snapshot_end(snap);
+	assert_filled(image.mem, npages, 23);
+	image_free(&image);
+}
+
+static void test_scattered(void **state)
+{
+	char *mem = map_memory(NPAGES * PAGE, 0);
+
+	(void)state;
+	scattered_writes(mem, NPAGES, 32);
+	unmap(mem, NPAGES * PAGE);
+}
+
+/* To split a huge page is better than to let a writer wait. */
+static void test_scattered_huge(void **state)
+{
+	uint64_t len = 16 * BLOCK;
+	char *mem = map_memory(len, 0);
+
+	(void)state;
+	if (!make_huge(mem, len))
+		SKIP("no huge pages are given here");
+	scattered_writes(mem, len / PAGE, BLOCK / PAGE);
+	/* As long as there was room, none was. */
+	assert_in_range(smaps_bytes(mem, len, "AnonHugePages"), 2 * BLOCK, len - BLOCK);
 	unmap(mem, len);
 }
 
@@ -693,6 +732,8 @@ int main(void)
 		TEST(test_end_early),
 		TEST(test_adapts),
 		TEST(test_huge),
+		TEST(test_scattered),
+		TEST(test_scattered_huge),
 		TEST(test_read),
 		TEST(test_discarded),
 		TEST(test_unmapped),
