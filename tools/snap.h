@@ -109,12 +109,14 @@ void snap_threads_free(struct snap_threads *threads);
  */
 size_t snap_xstate(const struct snap_thread *thread, uint64_t *features);
 #define SNAP_XFEATURES_AT 464u /* where debuggers look for them */
-/** What the kernel returns to itself of a call that it makes again unless a handler runs. */
+/** What the kernel returns to itself of a call that it makes again unless a handler runs, and of
+ * one of which it knows how much is left. */
 #define SNAP_ERESTARTNOHAND 514l
+#define SNAP_ERESTART_BLOCK 516l
 /** Wait for the next stop of a thread, -ETIMEDOUT, -ESRCH: it has ended. */
 int snap_wait(pid_t tid, int *status);
 
-/* ---- a userfaultfd of its memory, snap_inject.c and snap_helper.c */
+/* ---- how a thread finds back, snap_frame.c */
 
 /** Two places in its code, by which a thread finds back by itself if we die. */
 struct snap_gadgets {
@@ -123,10 +125,33 @@ struct snap_gadgets {
 };
 int snap_find_gadgets(struct snap_gadgets *gadgets, const struct snap_target *target,
 		      const struct snap_maps *maps, struct why *why);
+bool snap_gadgets_there(const struct snap_gadgets *gadgets, const struct snap_target *target);
+/** Registers as what it would be restarted by: sigreturn does not restart calls. */
+struct user_regs_struct snap_restartable(struct user_regs_struct regs);
+/**
+ * Stands this thread where a snapshot that was killed has left it? It finds back by itself when it
+ * runs, and by what lies on that stack.
+ */
+bool snap_is_left(const struct snap_target *target, const struct snap_thread *thread);
 
-/** Has a thread not found back yet from a snapshot that was killed? Then it must run first. */
-bool snap_is_being_undone(const struct snap_target *target, const struct snap_threads *threads,
-			  const struct snap_gadgets *gadgets);
+/** Memory of the target's: frames of the borrowed thread and of the new one, and room for data. */
+struct snap_scratch {
+	uint64_t own, new, data;
+	char *before; /* what was there */
+	bool needed;  /* some thread may yet return to a frame: it stays */
+};
+#define SNAP_FRAME_ROOM 384u
+#define SNAP_USER_CS    0x33ull
+
+/** Where nothing is that is in use. 0 or -errno; ->before is to be freed in any case. */
+int snap_scratch_find(struct snap_scratch *scratch, const struct snap_target *target,
+		      const struct snap_threads *threads, const struct snap_maps *maps,
+		      const struct snap_thread *borrowed);
+int snap_scratch_fill(const struct snap_scratch *scratch, const struct snap_target *target,
+		      const struct snap_thread *borrowed, const struct snap_gadgets *gadgets);
+bool snap_scratch_put_back(const struct snap_scratch *scratch, const struct snap_target *target);
+
+/* ---- a userfaultfd of its memory, snap_inject.c and snap_helper.c */
 
 /** Where a call is made: a thread that stands still, and what is behind the call on its stack. */
 struct snap_call {

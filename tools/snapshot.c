@@ -16,8 +16,7 @@
 
 #define EXIT_INCOMPLETE 3
 #define ME              "pageferry snapshot"
-#define UNDOING_TRIES   200u
-#define UNDOING_US      10000u
+#define PATIENCE_NS     2000000000ll
 
 volatile int snap_interrupted;
 
@@ -267,23 +266,37 @@ static int freeze_stopped(struct snap_job *job, struct why *why)
 		   : 0;
 }
 
-/* Where a snapshot was killed a moment ago, the process first runs out of what is left of that. */
+static bool has_left(const struct snap_job *job)
+{
+	for (size_t i = 0; i < job->threads.n; i++)
+		if (snap_is_left(&job->target, &job->threads.v[i]))
+			return true;
+	return false;
+}
+
+/*
+ * Threads may stand where a snapshot that was killed has left them, since they didn't get a CPU
+ * yet: with registers that aren't the program's, and they need what we would write over.
+ */
 static int stop(struct snap_job *job, int64_t *begin, struct why *why)
 {
-	for (unsigned int tries = 0; tries < UNDOING_TRIES; tries++) {
+	useconds_t nap = 250;
+
+	for (int64_t until = clock_ns() + PATIENCE_NS;; nap = nap < 50000 ? nap * 2 : nap) {
 		*begin = clock_ns();
 		int ret = snap_stop(&job->threads, &job->target, why);
-		if (ret || !snap_is_being_undone(&job->target, &job->threads, &job->gadgets))
+		if (ret || !has_left(job))
 			return ret;
 		snap_continue(&job->threads);
 		snap_threads_free(&job->threads);
-		park("snapshot.undoing");
-		usleep(UNDOING_US);
+		park("snapshot.left");
+		if (clock_ns() > until || snap_interrupted)
+			return why_set(why, -EAGAIN,
+				       "process %d hasn't run since a snapshot of it was killed: "
+				       "let it run (SIGCONT), and try again",
+				       (int)job->target.pid);
+		usleep(nap);
 	}
-	return why_set(why, -EAGAIN,
-		       "process %d hasn't run since another snapshot of it was killed: try again "
-		       "when it runs",
-		       (int)job->target.pid);
 }
 
 static int stop_and_freeze(struct snap_job *job, struct why *why)

@@ -223,7 +223,9 @@ void assert_unharmed(const struct target *t)
 		usleep(2000);
 	assert_false(file_has(t->pid, "task/*/status", "SigBlk:.*[1-9a-f]"));
 	kill(t->pid, SIGSTOP);
-	usleep(10000);
+	/* A thread that waits for a CPU may be in the middle of a transfer. */
+	while (now_ms() < until + 5000 && file_has(t->pid, "task/*/status", "^State:.[^T]"))
+		usleep(1000);
 	assert_int_equal(missing_now(t), 0);
 	kill(t->pid, SIGCONT);
 }

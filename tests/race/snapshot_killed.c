@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MIT
 /* timeout: 600 */
 /* pageferry snapshot is killed, at each step: the process goes on as if nothing had been. */
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "tests/lib/subject.h"
 
 static const char *const parks[] = {
-	"snapshot.stopped",   "snapshot.framed",     "snapshot.borrowed", "snapshot.call",
-	"snapshot.cloned",    "snapshot.given-back", "snapshot.alone",    "snapshot.made",
-	"snapshot.fetched",   "snapshot.frozen",     "snapshot.running",  "snapshot.saving",
-	"snapshot.unblocked", "snapshot.restored",
+	"snapshot.stopped",  "snapshot.framed",     "snapshot.borrowed", "snapshot.call",
+	"snapshot.cloned",   "snapshot.given-back", "snapshot.alone",    "snapshot.made",
+	"snapshot.fetched",  "snapshot.frozen",     "snapshot.running",  "snapshot.saving",
+	"snapshot.unmasked", "snapshot.restored",
 };
 
 static void killed(void **state)
@@ -30,35 +33,6 @@ static void killed(void **state)
 		assert_int_not_equal(access(core, F_OK), 0);
 	}
 	/* And it can still be snapshotted. */
-	assert_int_equal(snapshot(&t), 0);
-	assert_int_equal(missing_in_core(&t), 0);
-	unlink(core);
-	target_end(&t);
-	remove_files();
-}
-
-/* Killed, and none of its threads gets a CPU before the next snapshot comes. */
-static void test_not_yet_undone(void **state)
-{
-	static const char *const where[] = {"snapshot.borrowed", "snapshot.call",
-					    "snapshot.cloned",   "snapshot.unblocked",
-					    "snapshot.alone",    "snapshot.made"};
-	struct target t;
-
-	(void)state;
-	target_start(&t, NULL);
-	for (size_t i = 0; i < COUNT(where); i++) {
-		struct command c = {.park = where[i], .pid = t.pid};
-		pid_t pid = spawn(run_command, &c);
-		wait_stopped(pid);
-		/* It takes effect before a thread runs on: this is what holds them. */
-		kill(t.pid, SIGSTOP);
-		kill_and_reap(pid);
-		assert_int_equal(snapshot(&t), 1);
-		assert_int_not_equal(access(core, F_OK), 0);
-		kill(t.pid, SIGCONT);
-		assert_unharmed(&t);
-	}
 	assert_int_equal(snapshot(&t), 0);
 	assert_int_equal(missing_in_core(&t), 0);
 	unlink(core);
@@ -146,6 +120,119 @@ static void test_registers(void **state)
 	remove_files();
 }
 
+/* ---- threads that are left in the middle, and don't run yet when the next snapshot comes */
+
+static void test_left(void **state)
+{
+	static const char *const where[] = {
+		"snapshot.borrowed", "snapshot.call",       "snapshot.cloned", "snapshot.unmasked",
+		"snapshot.restored", "snapshot.given-back", "snapshot.alone",  "snapshot.fetched"};
+	struct target t;
+
+	(void)state;
+	target_start(&t, NULL);
+	for (unsigned int i = 0; i < COUNT(where); i++) {
+		struct command c = {.park = where[i], .pid = t.pid}, next = {.pid = t.pid};
+		pid_t pid = spawn(run_command, &c);
+		wait_stopped(pid);
+		/* It is stopped as soon as it is let go, before it has run. */
+		kill(t.pid, SIGSTOP);
+		kill_and_reap(pid);
+		assert_int_equal(wait_exit(spawn(run_command, &next)), 1);
+		assert_true(said(errors, "run since a snapshot"));
+		assert_int_not_equal(access(core, F_OK), 0);
+		next.park = "snapshot.left";
+		pid = spawn(run_command, &next);
+		wait_stopped(pid);
+		kill(t.pid, SIGCONT);
+		kill(pid, SIGCONT);
+		assert_int_equal(wait_exit(pid), 0);
+		assert_int_equal(missing_in_core(&t), 0);
+		assert_unharmed(&t);
+		unlink(core);
+	}
+	target_end(&t);
+	remove_files();
+}
+
+/* ---- a signal for a thread that is on its way back */
+
+static volatile uint64_t *handled;
+
+static void handle(int number)
+{
+	(void)number;
+	++*handled;
+}
+
+static void *wait_for_nothing(void *arg)
+{
+	int ends[2];
+	char byte;
+
+	(void)arg;
+	prctl(PR_SET_NAME, "waits");
+	check_equal(pipe(ends), 0);
+	check_equal(read(ends[0], &byte, 1), 1);
+	return NULL;
+}
+
+static void handle_signals(void)
+{
+	struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
+	pthread_t thread;
+
+	check_equal(sigaction(SIGUSR1, &action, NULL), 0);
+	check_equal(pthread_create(&thread, NULL, wait_for_nothing, NULL), 0);
+	usleep(20000);
+}
+
+static pid_t waiting_thread(pid_t pid)
+{
+	char command[128], text[32] = "";
+
+	snprintf(command, sizeof(command), "cd /proc/%d/task && grep -l waits */comm", (int)pid);
+	FILE *f = popen(command, "re");
+	assert_non_null(f);
+	assert_non_null(fgets(text, sizeof(text), f));
+	pclose(f);
+	return (pid_t)atoi(text);
+}
+
+static void test_signalled(void **state)
+{
+	static const char *const where[] = {"snapshot.stopped",  "snapshot.framed",
+					    "snapshot.borrowed", "snapshot.call",
+					    "snapshot.cloned",   "snapshot.unmasked",
+					    "snapshot.restored", "snapshot.given-back"};
+	struct target t;
+
+	(void)state;
+	handled = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	target_start(&t, handle_signals);
+	pid_t tid = waiting_thread(t.pid);
+	for (unsigned int i = 0; i < 2 * COUNT(where); i++) {
+		struct command c = {.park = where[i / 2], .pid = t.pid};
+		pid_t pid = spawn(run_command, &c);
+		wait_stopped(pid);
+		uint64_t before = *handled;
+		assert_int_equal(syscall(SYS_tgkill, t.pid, tid, SIGUSR1), 0);
+		if (i % 2) {
+			kill_and_reap(pid);
+		} else {
+			kill(pid, SIGCONT);
+			assert_int_equal(wait_exit(pid), 0);
+		}
+		for (unsigned int tries = 0; *handled == before && tries < 500; tries++)
+			usleep(2000);
+		assert_int_equal(*handled, before + 1);
+		assert_unharmed(&t);
+	}
+	target_end(&t);
+	unmap((void *)(uintptr_t)handled, PAGE);
+	remove_files();
+}
+
 /* At any moment, not only where somebody has thought of it. */
 static void test_killed_anywhere(void **state)
 {
@@ -172,12 +259,13 @@ static void test_killed_anywhere(void **state)
 int main(void)
 {
 	static char names[COUNT(parks)][64];
-	struct CMUnitTest tests[COUNT(parks) + 3] = {
-		TEST(test_registers), TEST(test_killed_anywhere), TEST(test_not_yet_undone)};
+	struct CMUnitTest tests[COUNT(parks) + 4] = {TEST(test_registers),
+						     TEST(test_killed_anywhere), TEST(test_left),
+						     TEST(test_signalled)};
 
 	for (size_t i = 0; i < COUNT(parks); i++) {
 		snprintf(names[i], sizeof(names[i]), "killed at %s", parks[i]);
-		tests[i + 3] = (struct CMUnitTest){names[i], killed, test_begin, test_end,
+		tests[i + 4] = (struct CMUnitTest){names[i], killed, test_begin, test_end,
 						   (void *)(uintptr_t)parks[i]};
 	}
 	if (!subject_begin())
