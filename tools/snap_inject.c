@@ -129,22 +129,35 @@ static bool has_own_mask(long call)
 	       call == SYS_epoll_pwait || call == SYS_epoll_pwait2 || call == SYS_io_pgetevents;
 }
 
-/* Best one that waits in a system call which is simply made again. */
+/*
+ * Best one that waits in a system call which is simply made again. Worst one whose call the kernel
+ * was about to go on with after an earlier stop: which call it is the kernel alone knows, and a
+ * sigreturn makes it forget that, so that the program gets EINTR if we are killed.
+ */
+static int grade_of(const struct snap_target *target, const struct snap_thread *t)
+{
+	long call = (long)t->regs.orig_rax;
+
+	if (calls_otherwise(t))
+		return 0;
+	if (call < 0)
+		return in_sequence(target, t) ? 0 : 2;
+	if (call == SYS_restart_syscall)
+		return 1;
+	return -(long)t->regs.rax != SNAP_ERESTART_BLOCK && !has_own_mask(call) ? 4 : 3;
+}
+
 static const struct snap_thread *choose(const struct snap_target *target,
 					const struct snap_threads *threads)
 {
 	const struct snap_thread *best = NULL;
 	int grade = 0;
 
-	for (size_t i = 0; i < threads->n && grade < 3; i++) {
-		const struct snap_thread *t = &threads->v[i];
-		bool calling = (long)t->regs.orig_rax >= 0;
-		bool simple = calling && -(long)t->regs.rax != SNAP_ERESTART_BLOCK &&
-			      !has_own_mask((long)t->regs.orig_rax);
-		int mine = simple ? 3 : calling ? 2 : !in_sequence(target, t) ? 1 : 0;
-		if (mine > grade && !calls_otherwise(t)) {
+	for (size_t i = 0; i < threads->n && grade < 4; i++) {
+		int mine = grade_of(target, &threads->v[i]);
+		if (mine > grade) {
 			grade = mine;
-			best = t;
+			best = &threads->v[i];
 		}
 	}
 	return best;
