@@ -36,17 +36,39 @@ fetch_kernel()
 		skip_all "no kernel for a guest: $(tail -n 1 "$tmp/why")"
 }
 
-# A guest that doesn't get to its tests isn't waited for.
-await_boot()
+# Where the guest's CPUs are, a second apart: the kernel of one that hangs may no longer be able to say it.
+show_registers()
 {
-	local deadline=$((SECONDS + 120))
+	local i
 
-	until grep -aq 'pageferry test: begin' "$tmp/console"; do
-		kill -0 "$qemu" 2>/dev/null || return
-		if [ $SECONDS -ge $deadline ]; then
-			echo "# the guest doesn't boot"
-			kill "$qemu"
-			return
+	for i in 1 2; do
+		echo "info registers -a" >"$tmp/monitor.in"
+		sleep 1
+		timeout 1 cat "$tmp/monitor.out" | tr -d '\r' | grep -aE '^(CPU#|RIP=|RSP=|R8 =|CR0=|EAX=|RAX=|RSI=)' |
+			sed 's/^/# /'
+	done
+}
+
+# end_hanging WHY
+end_hanging()
+{
+	echo "# $1"
+	show_registers
+	kill -9 "$qemu"
+	wait "$qemu" 2>/dev/null
+	hangs=yes
+}
+
+# await_guest SECONDS: until QEMU has ended. A guest that doesn't get to its tests isn't waited for as long.
+await_guest()
+{
+	local begin=$SECONDS limit=$1
+
+	until [ -n "$hangs" ] || ! kill -0 "$qemu" 2>/dev/null; do
+		if [ $((SECONDS - begin)) -ge "$limit" ]; then
+			end_hanging "the guest hangs"
+		elif [ $((SECONDS - begin)) -ge 120 ] && ! grep -aq 'pageferry test: begin' "$tmp/console"; then
+			end_hanging "the guest doesn't boot"
 		fi
 		sleep 0.2
 	done
@@ -55,7 +77,7 @@ await_boot()
 # boot_guest SECONDS APPEND [MODULE.ko]: returns when QEMU has ended, not 0 if it had to be ended
 boot_guest()
 {
-	local limit=$1 append=$2 rc show out
+	local limit=$1 append=$2 rc show out hangs=
 	shift 2
 
 	guest/initrd "$kernel" "$tmp/initrd" "$B/tests/guest/init" "$@" || return 1
@@ -63,25 +85,28 @@ boot_guest()
 	: >"$tmp/console"
 	: >"$tmp/tap"
 	truncate -s 128M "$tmp/disk" || return 1
+	rm -f "$tmp/monitor.in" "$tmp/monitor.out"
+	mkfifo "$tmp/monitor.in" "$tmp/monitor.out" || return 1
 	exec {out}> >(tee "$tmp/tap")
 	show=$!
 	# "quiet" is for the guest of the demo: here all that the kernel says is of interest.
 	# shellcheck disable=SC2261 # only one of both is for stderr
-	setpriv --pdeathsig KILL timeout --foreground -k 5 "$limit" setpriv --pdeathsig KILL \
-		qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-max}" -machine pc -m "${MEM:-1024}" \
+	setpriv --pdeathsig KILL qemu-system-x86_64 \
+		-accel "${ACCEL:-tcg}" -cpu "${CPU:-max}" -machine pc -m "${MEM:-1024}" \
 		-smp "${SMP:-2}" ${ICOUNT:+-icount "$ICOUNT"} -nodefaults -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
 		-append "$(cat guest/cmdline) loglevel=7 log_buf_len=4M printk.devkmsg=on panic_on_warn=1 $append ${APPEND-}" \
 		-drive "file=${tmp//,/,,}/disk,format=raw,if=virtio,cache=unsafe" \
+		-chardev "pipe,id=monitor,path=${tmp//,/,,}/monitor" -mon chardev=monitor \
 		-serial "file:$tmp/console" -serial stdio </dev/null 1>&"$out" 2>"$tmp/qemu" &
 	qemu=$!
 	exec {out}>&-
-	await_boot
+	await_guest "$limit"
 	wait "$qemu"
 	rc=$?
 	qemu=
 	wait "$show"
-	return $rc
+	return "$rc"
 }
 
 # The last lines of the kernel, and what QEMU says, as comments

@@ -53,9 +53,6 @@ last=$(tail -n 1 "$tmp/tap")
 [ "$last" = "# verdict: ok" ] || [ "$last" = "# verdict: failed" ]
 verdict=$?
 ok "verdict" $verdict
-if [ $status -eq 124 ] || [ $status -eq 137 ]; then
-	echo "# the guest hangs"
-fi
 if [ $verdict -ne 0 ] || [ $status -ne 0 ] || [ -s "$tmp/trouble" ]; then
 	show_console
 fi

@@ -70,6 +70,7 @@ ok "no verdict" says "not ok [0-9]+ - verdict"
 export LIMIT=20
 ok "a guest that hangs fails" not module self/guest_hangs
 ok "it is told" says "# the guest hangs"
+ok "and where its CPUs are" says "# RIP=[0-9a-f]{16} .*"
 
 # Whoever kills the script doesn't leave a QEMU behind.
 dies_with_script()
