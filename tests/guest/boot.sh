@@ -39,9 +39,7 @@ fetch_kernel()
 # Where the guest's CPUs are, a second apart: the kernel of one that hangs may no longer be able to say it.
 show_registers()
 {
-	local i
-
-	for i in 1 2; do
+	for _ in 1 2; do
 		echo "info registers -a" >"$tmp/monitor.in"
 		sleep 1
 		timeout 1 cat "$tmp/monitor.out" | tr -d '\r' | grep -aE '^(CPU#|RIP=|RSP=|R8 =|CR0=|EAX=|RAX=|RSI=)' |

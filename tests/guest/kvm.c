@@ -226,9 +226,9 @@ static void huge_page_unnoticed(void)
 }
 
 const struct test kvm_tests[] = {
-	TEST(small_page, .seconds = 60),
-	TEST(huge_page, .seconds = 60),
-	TEST(small_page_unnoticed, .seconds = 60),
-	TEST(huge_page_unnoticed, .seconds = 60),
+	TEST(small_page, .seconds = 150),
+	TEST(huge_page, .seconds = 150),
+	TEST(small_page_unnoticed, .seconds = 150),
+	TEST(huge_page_unnoticed, .seconds = 150),
 	{.name = NULL},
 };
