@@ -116,7 +116,7 @@ static void add_process(struct json_object *object, const struct qemu *qemu, con
 	snprintf(key, sizeof(key), "%s_qemu", side);
 	add_string(object, key, qemu->path);
 	snprintf(key, sizeof(key), "%s_version", side);
-	add_string(object, key, version);
+	json_object_object_add(object, key, version[0] ? json_object_new_string(version) : NULL);
 }
 
 static void add_success(struct json_object *result, const struct upgrade *up)

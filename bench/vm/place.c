@@ -138,8 +138,8 @@ void place_make(struct place *place, const struct options *options)
 	char state[80];
 	const char *tmp = getenv("TMPDIR");
 
-	/* A UNIX socket's path may have 107 bytes. */
-	if (!tmp || strlen(tmp) > 32)
+	/* A UNIX socket's path may have 107 bytes, and QEMU's options none with a comma. */
+	if (!tmp || strlen(tmp) > 32 || strchr(tmp, ','))
 		tmp = "/tmp";
 	snprintf(place->dir, sizeof(place->dir), "%s/pageferry-bench.XXXXXX", tmp);
 	if (!mkdtemp(place->dir))
