@@ -118,24 +118,28 @@ static uint64_t limit_of(const struct snap_job *job)
 	if (job->options->max_extra)
 		return job->options->max_extra;
 	for (size_t i = 0; i < job->maps.n; i++)
-		if (job->maps.v[i].way == SNAP_FROZEN)
+		if (snap_track_may(&job->maps.v[i]))
 			frozen += job->maps.v[i].end - job->maps.v[i].start;
 	frozen /= 64;
 	return frozen < EXTRA_LEAST ? EXTRA_LEAST : frozen > EXTRA_MOST ? EXTRA_MOST : frozen;
 }
 
-/* Slower, but it also reads what its owner may not. */
-static int read_by_file(const struct snap_target *t, const struct iovec *v, size_t n, char *to)
+/*
+ * Slower, but it also reads what its owner may not. It stands still, and this is populated: what
+ * can't be read even so is a guard page or a broken one, and no more there for anybody.
+ */
+static int read_by_file(struct snap_job *job, const struct ferry_span *span, char *to)
 {
-	for (size_t i = 0; i < n; to += v[i++].iov_len)
-		if (pread(t->mem, to, v[i].iov_len, (off_t)(uintptr_t)v[i].iov_base) !=
-		    (ssize_t)v[i].iov_len)
-			return -EFAULT;
-	return 0;
+	int ret = 0;
+
+	for (uint64_t at = 0; !ret && at < span->len; at += FERRY_PAGE)
+		if (pread(job->target.mem, to + at, FERRY_PAGE, (off_t)(span->addr + at)) !=
+		    (ssize_t)FERRY_PAGE)
+			ret = snap_core_absent(&job->core, span->addr + at, FERRY_PAGE);
+	return ret;
 }
 
-static int read_batch(const struct snap_target *t, const struct ferry_span *spans, size_t n,
-		      char **to)
+static int read_batch(struct snap_job *job, const struct ferry_span *spans, size_t n, char **to)
 {
 	struct iovec remote[BATCH], local = {*to, 0};
 
@@ -143,11 +147,11 @@ static int read_batch(const struct snap_target *t, const struct ferry_span *span
 		remote[i] = (struct iovec){(void *)(uintptr_t)spans[i].addr, spans[i].len};
 		local.iov_len += spans[i].len;
 	}
-	char *end = *to + local.iov_len;
+	bool all = process_vm_readv(job->target.pid, &local, 1, remote, n, 0) ==
+		   (ssize_t)local.iov_len;
 	int ret = 0;
-	if (process_vm_readv(t->pid, &local, 1, remote, n, 0) != (ssize_t)local.iov_len)
-		ret = read_by_file(t, remote, n, *to);
-	*to = end;
+	for (size_t i = 0; !ret && i < n; *to += spans[i++].len)
+		ret = all ? 0 : read_by_file(job, &spans[i], *to);
 	return ret;
 }
 
@@ -170,26 +174,18 @@ static int copy_changed(struct snap_job *job)
 
 	for (size_t i = 0, n; !ret && i < c->nchanged; i += n) {
 		n = c->nchanged - i < BATCH ? c->nchanged - i : BATCH;
-		ret = read_batch(&job->target, c->changed + i, n, &to);
+		ret = read_batch(job, c->changed + i, n, &to);
 	}
 	return ret;
-}
-
-/* From here to the end of the freezing nothing of it is forgotten: an error undoes it. */
-static int track_again(struct snap_job *job)
-{
-	job->series.state = SERIES_PROTECTED;
-	int ret = copy_changed(job);
-	return ret ? ret : snap_track_all(&job->target, &job->maps);
 }
 
 static int find_changes(struct snap_job *job, struct why *why)
 {
 	struct snap_series *s = &job->series;
-	int ret = snap_track_scan(&s->changes, s->holder.uffd, &job->target, &job->maps);
+	uint64_t limit = limit_of(job);
+	int ret = snap_track_scan(&s->changes, s->holder.uffd, &job->target, &job->maps, limit);
 
-	if (ret == -ESRCH)
-		s->state = SERIES_LOST;
+	s->state = ret ? SERIES_LOST : SERIES_PROTECTED;
 	if (ret == -ESRCH)
 		return why_set(why, ret,
 			       "process %d has become another program: make a full snapshot with "
@@ -197,13 +193,14 @@ static int find_changes(struct snap_job *job, struct why *why)
 			       (int)job->target.pid);
 	job->result.changed = s->changes.changed_bytes;
 	job->result.same = s->changes.same_bytes;
-	if (!ret && s->changes.changed_bytes > limit_of(job)) {
+	if (!ret && s->changes.changed_bytes > limit) {
 		s->state = SERIES_LOST;
 		snap_track_end(s->holder.uffd, &job->maps);
 		return 1;
 	}
+	park("snapshot.tracked");
 	if (!ret)
-		ret = track_again(job);
+		ret = copy_changed(job);
 	return ret ? why_set(why, ret, "what process %d has changed can't be copied: %s",
 			     (int)job->target.pid, strerror(-ret))
 		   : 0;

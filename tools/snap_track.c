@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "lib/park.h"
 #include "lib/scan.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
@@ -26,10 +25,20 @@ static int claim(int uffd, const struct snap_map *m)
 	return uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_WP, NULL);
 }
 
+static bool is_given(const struct snap_map *m)
+{
+	return m->uffd && m->perms[3] == 'p' && !m->inode && !m->hugetlb;
+}
+
 /* What looks like somebody else's may be ours. */
 static bool may_be_ours(const struct snap_map *m)
 {
-	return m->way == SNAP_LIVE && m->uffd && m->perms[3] == 'p' && !m->inode && !m->hugetlb;
+	return m->way == SNAP_LIVE && is_given(m);
+}
+
+bool snap_track_may(const struct snap_map *m)
+{
+	return m->way == SNAP_FROZEN || may_be_ours(m);
 }
 
 static void is_others(struct snap_map *m)
@@ -75,15 +84,14 @@ static int add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
 	return 0;
 }
 
-static int note(struct snap_changes *c, const struct page_region *r)
+static int note(struct snap_changes *c, const struct page_region *r, bool known)
 {
-	const uint64_t told = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN;
 	uint64_t len = r->end - r->start;
 
 	/* It is a hole in the file, whatever it was. */
 	if (r->categories & PAGE_IS_PFNZERO)
 		return 0;
-	if ((r->categories & told) == PAGE_IS_WPALLOWED) {
+	if (known && !(r->categories & PAGE_IS_WRITTEN)) {
 		c->same_bytes += len;
 		return add(&c->same, &c->nsame, r->start, len);
 	}
@@ -96,20 +104,36 @@ static const struct pm_scan_arg populated = {
 	.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
 };
 
-static int scan(struct snap_changes *c, const struct snap_target *target, const struct snap_map *m)
+/* What is written afterwards is found the next time, whoever does it: not everybody stands still.
+ */
+static int scan(struct snap_changes *c, const struct snap_target *target, const struct snap_map *m,
+		bool known, uint64_t limit)
 {
 	static struct page_region vec[REGIONS];
+	struct pm_scan_arg what = populated;
 	int ret = 0;
 
 	for (uint64_t at = m->start, walk_end = 0; !ret && at < m->end; at = walk_end) {
-		long n = scan_call(target->pagemap, &populated, at, m->end, vec, REGIONS,
-				   &walk_end);
+		what.flags = c->changed_bytes > limit ? 0 : PM_SCAN_WP_MATCHING;
+		long n = scan_call(target->pagemap, &what, at, m->end, vec, REGIONS, &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 ? (int)n : -ESRCH;
 		for (long i = 0; !ret && i < n; i++)
-			ret = note(c, &vec[i]);
+			ret = note(c, &vec[i], known);
 	}
 	return ret;
+}
+
+/* 1: it was given to somebody before, or -errno. What is empty may be said to be neither. */
+static int was_given(const struct snap_target *target, const struct snap_map *m)
+{
+	struct pm_scan_arg first = populated;
+	struct page_region region = {0};
+	uint64_t walk_end;
+
+	first.max_pages = 1;
+	long n = scan_call(target->pagemap, &first, m->start, m->end, &region, 1, &walk_end);
+	return n < 0 ? (int)n : n && (region.categories & PAGE_IS_WPALLOWED);
 }
 
 /*
@@ -118,25 +142,27 @@ static int scan(struct snap_changes *c, const struct snap_target *target, const 
  * to somebody before, and claim() that this was us.
  */
 static int scan_and_claim(struct snap_changes *c, int uffd, const struct snap_target *target,
-			  struct snap_map *m)
+			  struct snap_map *m, uint64_t limit)
 {
-	struct snap_changes before = *c;
-	int ret = scan(c, target, m);
+	int known = was_given(target, m);
+	int ret = known < 0 ? known : claim(uffd, m);
 
-	if (ret)
+	if (known < 0 || ret == -ESRCH || ret == -ENOMEM)
 		return ret;
-	ret = claim(uffd, m);
-	if (ret == -ESRCH || ret == -ENOMEM)
-		return ret;
+	if (ret) {
+		is_others(m);
+		return 0;
+	}
 	m->way = SNAP_FROZEN;
 	m->why = NULL;
-	if (!ret)
-		return 0;
-	is_others(m);
-	before.same = c->same;
-	before.changed = c->changed;
-	*c = before;
-	return 0;
+	return scan(c, target, m, known, limit);
+}
+
+/* It isn't in this snapshot, and so nothing of it can be the same in the next. */
+static void leave_out(int uffd, const struct snap_map *m)
+{
+	if (m->way == SNAP_NOT && is_given(m) && !claim(uffd, m))
+		uffd_unregister(uffd, m->start, m->end - m->start);
 }
 
 /* Of all calls this one tells, and where nothing is mapped it does nothing else. */
@@ -146,14 +172,16 @@ static int check_memory(int uffd)
 }
 
 int snap_track_scan(struct snap_changes *c, int uffd, const struct snap_target *target,
-		    struct snap_maps *maps)
+		    struct snap_maps *maps, uint64_t limit)
 {
 	int ret = check_memory(uffd);
 
 	*c = (struct snap_changes){0};
-	for (size_t i = 0; !ret && i < maps->n; i++)
-		if (maps->v[i].way == SNAP_FROZEN || may_be_ours(&maps->v[i]))
-			ret = scan_and_claim(c, uffd, target, &maps->v[i]);
+	for (size_t i = 0; !ret && i < maps->n; i++) {
+		leave_out(uffd, &maps->v[i]);
+		if (snap_track_may(&maps->v[i]))
+			ret = scan_and_claim(c, uffd, target, &maps->v[i], limit);
+	}
 	return ret;
 }
 
@@ -183,17 +211,6 @@ static int protect(const struct snap_target *target, uint64_t start, uint64_t en
 			return n < 0 ? (int)n : -ESRCH;
 	}
 	return 0;
-}
-
-int snap_track_all(const struct snap_target *target, const struct snap_maps *maps)
-{
-	int ret = 0;
-
-	for (size_t i = 0; !ret && i < maps->n; i++)
-		if (maps->v[i].way == SNAP_FROZEN)
-			ret = protect(target, maps->v[i].start, maps->v[i].end);
-	park("snapshot.tracked");
-	return ret;
 }
 
 int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n)

@@ -20,6 +20,7 @@
 #include "tools/tool.h"
 
 struct ferry_span;
+struct snap_map;
 struct snap_maps;
 struct snap_target;
 
@@ -37,12 +38,16 @@ int snap_track_prepare(int uffd);
  * protected yet. 0, -ESRCH: @uffd is not of this memory; another -errno.
  */
 int snap_track_register(int uffd, struct snap_maps *maps);
-/** The same, and what has changed. Only what was tracked by @uffd before can be as it was. */
+/** Can this mapping be tracked? */
+bool snap_track_may(const struct snap_map *map);
+/**
+ * The same, and what has changed. Only what was tracked by @uffd before can be as it was. What is
+ * found is protected in the same moment, until more than @limit has changed. On error it isn't
+ * known any more what has.
+ */
 int snap_track_scan(struct snap_changes *changes, int uffd, const struct snap_target *target,
-		    struct snap_maps *maps);
+		    struct snap_maps *maps, uint64_t limit);
 void snap_changes_free(struct snap_changes *changes);
-/** Protect every page that is populated. 0 or -errno. */
-int snap_track_all(const struct snap_target *target, const struct snap_maps *maps);
 /** Protect these; what isn't tracked, or is gone, is passed over. */
 int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n);
 /** Undo: they count as changed again. */

@@ -4,10 +4,12 @@
 /* Increments: added to their base they are what a full snapshot is, whatever the process did. */
 #include <elf.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -17,11 +19,16 @@
 #define PART_LEN  (SCENE_LEN / 8)
 #define HOLE      (64 * PAGE)
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
 /* ---- a process that does what it is told */
 
 struct scene {
 	char *mem;
 	volatile uint32_t step, done;
+	volatile bool write, written; /* by another process, which has the same memory */
 	bool huge;
 };
 
@@ -50,9 +57,45 @@ static void move(struct scene *s)
 	check(mremap(to, HOLE, HOLE, MREMAP_MAYMOVE | MREMAP_FIXED, part(s, 4)) == part(s, 4));
 }
 
+/* A page that had been changed, one that hadn't, and one that was empty. */
+static int write_beside(void *arg)
+{
+	struct scene *s = arg;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (!s->write)
+		usleep(1000);
+	part(s, 0)[1] = part(s, 1)[1] = part(s, 2)[PART_LEN - PAGE] = 5;
+	s->written = true;
+	_exit(0);
+}
+
+static void share(struct scene *s)
+{
+	static char stack[16 * PAGE] __attribute__((aligned(PAGE)));
+
+	check(clone(write_beside, stack + sizeof(stack), CLONE_VM | SIGCHLD, s) > 0);
+	part(s, 0)[0] ^= 1;
+}
+
+enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE };
+
 static void act(struct scene *s, uint32_t step)
 {
 	switch (step) {
+	case GUARD:
+		s->written = !madvise(part(s, 0), PAGE, MADV_GUARD_INSTALL);
+		part(s, 0)[PAGE] ^= 1;
+		break;
+	case DONT_DUMP:
+		madvise(part(s, 0), PART_LEN, MADV_DONTDUMP);
+		break;
+	case DO_DUMP:
+		madvise(part(s, 0), PART_LEN, MADV_DODUMP);
+		break;
+	case SHARE:
+		share(s);
+		break;
 	case 1: /* write, here and there */
 		for (size_t i = 0; i < PART_LEN; i += 16 * PAGE)
 			part(s, 0)[i + i / 16 % PAGE] ^= 1;
@@ -378,6 +421,80 @@ static void test_meanwhile(void **state)
 	scene_end(s, pid);
 }
 
+static void end_with_same(struct scene *s, pid_t pid, const char *files)
+{
+	assert_done(ferry("merge %s -o merged", files));
+	assert_done(ferry("--pid %d --untrack", (int)pid));
+	assert_done(ferry("--pid %d -o full", (int)pid));
+	assert_same("full", "merged");
+	scene_end(s, pid);
+}
+
+/* Guard pages are populated, and can't be read. */
+static void test_guard(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	assert_done(base(pid, ""));
+	scene_act(s, GUARD);
+	if (!s->written)
+		SKIP("this kernel has no guard pages in the page table: Linux 6.13 has");
+	assert_done(increment(pid, "base", "i1", ""));
+	assert_done(increment(pid, "i1", "i2", ""));
+	assert_done(ferry("merge base i1 i2 -o merged"));
+	struct elf e = open_core("merged");
+	assert_null(elf_at(&e, part(s, 0), PAGE));
+	const char *beside = elf_at(&e, part(s, 0) + PAGE, PAGE);
+	assert_non_null(beside);
+	assert_false(page_has(beside, PAGE) || page_is_zero(beside));
+	munmap((void *)(uintptr_t)e.data, e.len);
+	scene_end(s, pid);
+}
+
+/* What was in no increment for a while can't be the same as in the one before. */
+static void test_left_out(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	assert_done(base(pid, ""));
+	scene_act(s, DONT_DUMP);
+	assert_done(increment(pid, "base", "i1", ""));
+	scene_act(s, DO_DUMP);
+	stop(pid);
+	assert_done(increment(pid, "i1", "i2", ""));
+	end_with_same(s, pid, "base i1 i2");
+}
+
+/* What isn't stopped writes while it is found out what has changed. */
+static void test_shared_memory(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.tracked",
+			    .option = "--incremental",
+			    .value = in_dir("base"),
+			    .pid = pid};
+
+	(void)state;
+	assert_done(base(pid, ""));
+	scene_act(s, SHARE);
+	pid_t command = spawn(run_command, &c);
+	wait_stopped(command);
+	s->write = true;
+	while (!s->written)
+		usleep(1000);
+	kill(command, SIGCONT);
+	assert_int_equal(wait_exit(command), 0);
+	assert_int_equal(rename(core, in_dir("i1")), 0);
+	stop(pid);
+	assert_done(increment(pid, "i1", "i2", ""));
+	end_with_same(s, pid, "base i1 i2");
+}
+
 /* ---- a target that never stands still */
 
 static void test_under_load(void **state)
@@ -602,10 +719,11 @@ static void test_torn(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_small_pages), TEST(test_huge_pages), TEST(test_compressed),
-		TEST(test_under_load),  TEST(test_killed),     TEST(test_holder_killed),
-		TEST(test_interrupted), TEST(test_execs),      TEST(test_wrong_files),
-		TEST(test_torn),        TEST(test_meanwhile),
+		TEST(test_small_pages), TEST(test_huge_pages),    TEST(test_compressed),
+		TEST(test_under_load),  TEST(test_killed),        TEST(test_holder_killed),
+		TEST(test_interrupted), TEST(test_execs),         TEST(test_wrong_files),
+		TEST(test_torn),        TEST(test_meanwhile),     TEST(test_guard),
+		TEST(test_left_out),    TEST(test_shared_memory),
 	};
 
 	if (!subject_begin())
