@@ -21,6 +21,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "lib/park.h"
 #include "lib/uffd.h"
 #include "tools/snap_track.h"
 
@@ -231,6 +232,13 @@ static bool lend(struct holder *k, int sock)
 	return true;
 }
 
+/* One who waited for another to come to an end, longer than he would, was told that it is busy. */
+static bool has_gone(int sock)
+{
+	char byte;
+	return !recv(sock, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
+}
+
 /* Returns whether it is still needed. */
 static bool serve(struct holder *k)
 {
@@ -240,11 +248,16 @@ static bool serve(struct holder *k)
 
 	if (sock < 0)
 		return errno == EINTR || errno == ECONNABORTED || errno == EMFILE;
-	if (is_trusted(sock) && hear_while_alive(k, sock, &m))
+	if (is_trusted(sock) && hear_while_alive(k, sock, &m) && !has_gone(sock))
 		go_on = m.what == REQUEST_USE ? lend(k, sock) : m.what != REQUEST_END;
-	if (!go_on)
+	if (!go_on) {
 		close(k->uffd);
+		/* He who is told that it is over may look at once. */
+		close(k->listener);
+	}
 	close(sock);
+	if (!go_on)
+		park("snapshot.untracked");
 	return go_on;
 }
 

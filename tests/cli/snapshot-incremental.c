@@ -628,6 +628,53 @@ static void test_interrupted(void **state)
 	scene_end(s, pid);
 }
 
+/* One who didn't wait until another had come to an end has no effect when it has. */
+static void test_two_at_once(void **state)
+{
+	struct target t;
+
+	(void)state;
+	unlink(core);
+	target_start(&t, NULL);
+	assert_done(base(t.pid, ""));
+	struct command c = {.park = "snapshot.running",
+			    .option = "--incremental",
+			    .value = in_dir("base"),
+			    .pid = t.pid};
+	pid_t command = spawn(run_command, &c);
+	wait_stopped(command);
+	assert_int_equal(increment(t.pid, "base", "i2", ""), 1);
+	assert_true(said(errors, "another snapshot of process"));
+	assert_int_equal(ferry("--pid %d --untrack", (int)t.pid), 1);
+	assert_true(said(errors, "is under way"));
+	kill(command, SIGCONT);
+	assert_int_equal(wait_exit(command), 0);
+	assert_int_equal(rename(core, in_dir("i1")), 0);
+	assert_done(increment(t.pid, "i1", "i2", ""));
+	assert_done(ferry("--pid %d --untrack", (int)t.pid));
+	assert_unharmed(&t);
+	target_end(&t);
+}
+
+/* When --untrack says so it is over, even if the holder doesn't get a CPU any more. */
+static void test_untracked(void **state)
+{
+	struct target t;
+
+	(void)state;
+	target_start(&t, NULL);
+	struct command c = {.park = "snapshot.untracked", .option = "--track"};
+	assert_int_equal(snapshot_with(&t, c), 0);
+	unsigned int holder = holder_of();
+	assert_done(ferry("--pid %d --untrack", (int)t.pid));
+	assert_done(ferry("--pid %d -o full", (int)t.pid));
+	kill((pid_t)holder, SIGCONT);
+	assert_ends(holder);
+	assert_unharmed(&t);
+	target_end(&t);
+	remove_files();
+}
+
 static void test_execs(void **state)
 {
 	struct target t;
@@ -723,7 +770,8 @@ int main(void)
 		TEST(test_under_load),  TEST(test_killed),        TEST(test_holder_killed),
 		TEST(test_interrupted), TEST(test_execs),         TEST(test_wrong_files),
 		TEST(test_torn),        TEST(test_meanwhile),     TEST(test_guard),
-		TEST(test_left_out),    TEST(test_shared_memory),
+		TEST(test_left_out),    TEST(test_shared_memory), TEST(test_two_at_once),
+		TEST(test_untracked),
 	};
 
 	if (!subject_begin())
