@@ -279,11 +279,6 @@ int snapshot_with(const struct target *t, struct command c)
 	return wait_exit(spawn(run_command, &c));
 }
 
-int snapshot(const struct target *t)
-{
-	return snapshot_with(t, (struct command){0});
-}
-
 bool said(const char *file, const char *what)
 {
 	char command[256];
@@ -291,6 +286,15 @@ bool said(const char *file, const char *what)
 	snprintf(command, sizeof(command), "grep -q -- '%s' %s || { sed 's/^/# /' %s; false; }",
 		 what, file, file);
 	return system(command) == 0; /* NOLINT(cert-env33-c) */
+}
+
+int snapshot(const struct target *t)
+{
+	int status = snapshot_with(t, (struct command){0});
+
+	if (status)
+		said(errors, "^nothing$");
+	return status;
 }
 
 bool nothing_left(void)
