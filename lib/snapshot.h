@@ -107,6 +107,10 @@ struct ferry_snapshot {
 int snapshot_arm(struct ferry_snapshot **snap, const struct snapshot_target *target,
 		 const struct ferry_span *spans, size_t n, const struct ferry_snapshot_opts *opts);
 int snapshot_serve(struct ferry_snapshot *snap);
+/*
+ * Does KSM merge pages now? The merged page isn't protected, whether the one before was or not.
+ */
+bool snapshot_ksm_runs(void);
 /* Does this kernel tell by @pagemap what is protected (Linux 6.7)? 0 or -EOPNOTSUPP. */
 int snapshot_can_scan(int pagemap);
 

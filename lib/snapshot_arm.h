@@ -10,8 +10,10 @@
  */
 int snapshot_protect(const struct pages *pages, int uffd, unsigned int threads);
 
-/* Is every byte of @spans private anonymous memory of this process? 0, -EINVAL, or why it isn't
- * known. */
+/*
+ * Is every byte of @spans private anonymous memory of this process? 0, -EINVAL, -EBUSY: KSM may
+ * merge it, or why it isn't known.
+ */
 int snapshot_check_own(const struct ferry_span *spans, size_t n);
 
 #endif

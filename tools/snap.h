@@ -51,7 +51,7 @@ struct snap_map {
 	uint64_t at;     /* in the file */
 	enum snap_way way;
 	char perms[5];
-	bool dontdump, io, uffd, hugetlb;
+	bool dontdump, io, uffd, hugetlb, mergeable;
 	bool same;        /* a part that is as in the base; the file has none of it */
 	const char *name; /* in text */
 	const char *why;  /* LIVE: because it is that */
@@ -75,6 +75,8 @@ void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
 		    const struct snap_target *target);
 /** What is to be frozen. Returns the number; *spans is to be freed. 0 with NULL: no memory. */
 size_t snap_maps_frozen(const struct snap_maps *maps, struct ferry_span **spans);
+/** May KSM merge some of what is to be frozen? It takes the protection away, and tells nobody. */
+bool snap_maps_are_merged(const struct snap_maps *maps);
 /** The next run of pages from @from to @to that the process has of its own, in a mapping of a file.
  */
 bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,

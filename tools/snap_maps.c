@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "lib/snapshot.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
 
@@ -50,6 +51,7 @@ static void read_flags(struct snap_map *m, const char *flags)
 	m->dontdump = strstr(flags, " dd");
 	m->io = strstr(flags, " io");
 	m->hugetlb = strstr(flags, " ht");
+	m->mergeable = strstr(flags, " mg");
 	m->uffd = strstr(flags, " um") || strstr(flags, " uw") || strstr(flags, " ui");
 }
 
@@ -210,6 +212,7 @@ void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
 			m->io = before->io;
 			m->uffd = before->uffd;
 			m->hugetlb = before->hugetlb;
+			m->mergeable = before->mergeable;
 		}
 		plan_one(m, target);
 	}
@@ -231,4 +234,13 @@ size_t snap_maps_frozen(const struct snap_maps *maps, struct ferry_span **spans)
 			(*spans)[n++] = (struct ferry_span){m->start, m->end - m->start};
 	}
 	return n;
+}
+
+bool snap_maps_are_merged(const struct snap_maps *maps)
+{
+	bool may = false;
+
+	for (size_t i = 0; i < maps->n; i++)
+		may |= maps->v[i].way == SNAP_FROZEN && maps->v[i].mergeable;
+	return may && snapshot_ksm_runs();
 }

@@ -230,7 +230,13 @@ static int find_gadgets(struct snap_job *job, struct why *why)
 
 static int freeze_all(struct snap_job *job, struct why *why)
 {
-	int ret = find_gadgets(job, why);
+	int ret = snap_maps_are_merged(&job->maps)
+			  ? why_set(why, -EBUSY,
+				    "process %d has memory that KSM may merge, and then it isn't "
+				    "frozen any more: stop KSM meanwhile (echo 0 "
+				    ">/sys/kernel/mm/ksm/run)",
+				    (int)job->target.pid)
+			  : find_gadgets(job, why);
 	int uffd = ret ? ret
 		       : snap_fetch_uffd(&job->target, &job->threads, &job->maps, &job->gadgets,
 					 why);

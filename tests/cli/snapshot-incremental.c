@@ -78,7 +78,7 @@ static void share(struct scene *s)
 	part(s, 0)[0] ^= 1;
 }
 
-enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE };
+enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE, MERGE };
 
 static void act(struct scene *s, uint32_t step)
 {
@@ -92,6 +92,11 @@ static void act(struct scene *s, uint32_t step)
 		break;
 	case DO_DUMP:
 		madvise(part(s, 0), PART_LEN, MADV_DODUMP);
+		break;
+	case MERGE:
+		for (size_t i = 0; i < HOLE; i += PAGE)
+			fill_page(part(s, 0) + i, 5);
+		s->written = !madvise(part(s, 0), HOLE, MADV_MERGEABLE);
 		break;
 	case SHARE:
 		share(s);
@@ -334,6 +339,13 @@ static int increment(pid_t pid, const char *from, const char *to, const char *mo
 	return ferry("--json --pid %d -o %s --incremental %s %s", (int)pid, to, from, more);
 }
 
+static void refused(int status, const char *why)
+{
+	assert_int_equal(status, 1);
+	assert_true(said(errors, why));
+	assert_int_not_equal(access(in_dir("merged"), F_OK), 0);
+}
+
 /* ---- contents */
 
 #define FEW "--max-extra-memory 8M" /* to be copied */
@@ -467,6 +479,30 @@ static void test_left_out(void **state)
 	stop(pid);
 	assert_done(increment(pid, "i1", "i2", ""));
 	end_with_same(s, pid, "base i1 i2");
+}
+
+/* KSM takes the protection away. Then nobody would know whether a frozen page was written to. */
+static void test_merged_memory(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	scene_act(s, MERGE);
+	if (!s->written || !ksm_begin())
+		SKIP("the kernel has no KSM, or this user can't switch it on");
+	refused(ferry("--pid %d -o merged", (int)pid), "has memory that KSM may merge");
+	ksm_end();
+	assert_done(base(pid, ""));
+	assert_true(ksm_begin());
+	for (int64_t until = now_ms() + 8000;
+	     !file_has(pid, "ksm_merging_pages", "[1-9]") && now_ms() < until;)
+		usleep(10000);
+	scene_act(s, 1);
+	stop(pid);
+	assert_done(increment(pid, "base", "i1", ""));
+	ksm_end();
+	end_with_same(s, pid, "base i1");
 }
 
 /* What isn't stopped writes while it is found out what has changed. */
@@ -695,13 +731,6 @@ static void test_execs(void **state)
 
 /* ---- files that don't fit */
 
-static void refused(int status, const char *why)
-{
-	assert_int_equal(status, 1);
-	assert_true(said(errors, why));
-	assert_int_not_equal(access(in_dir("merged"), F_OK), 0);
-}
-
 static void test_wrong_files(void **state)
 {
 	pid_t pid, other;
@@ -766,12 +795,12 @@ static void test_torn(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_small_pages), TEST(test_huge_pages),    TEST(test_compressed),
-		TEST(test_under_load),  TEST(test_killed),        TEST(test_holder_killed),
-		TEST(test_interrupted), TEST(test_execs),         TEST(test_wrong_files),
-		TEST(test_torn),        TEST(test_meanwhile),     TEST(test_guard),
-		TEST(test_left_out),    TEST(test_shared_memory), TEST(test_two_at_once),
-		TEST(test_untracked),
+		TEST(test_small_pages),   TEST(test_huge_pages),    TEST(test_compressed),
+		TEST(test_under_load),    TEST(test_killed),        TEST(test_holder_killed),
+		TEST(test_interrupted),   TEST(test_execs),         TEST(test_wrong_files),
+		TEST(test_torn),          TEST(test_meanwhile),     TEST(test_guard),
+		TEST(test_left_out),      TEST(test_shared_memory), TEST(test_two_at_once),
+		TEST(test_merged_memory), TEST(test_untracked),
 	};
 
 	if (!subject_begin())

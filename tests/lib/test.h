@@ -99,6 +99,13 @@ size_t pages_present(const void *start, size_t npages);
 /* Ask for huge pages and touch them; false: none given. */
 bool make_huge(void *addr, size_t len);
 
+/*
+ * Have KSM merge pages until it is ended; that is as before then, also if the test is killed.
+ * False: it can't be switched on.
+ */
+bool ksm_begin(void);
+void ksm_end(void);
+
 /* ---- userfaultfd */
 
 /* Opens one or skips the test, saying why. */

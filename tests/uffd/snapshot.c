@@ -718,6 +718,22 @@ static void test_refused(void **state)
 	unmap(mem, 16 * PAGE);
 }
 
+/* KSM takes the protection away. */
+static void test_mergeable(void **state)
+{
+	char *mem = map_memory(16 * PAGE, 0);
+
+	(void)state;
+	fill_page(mem, 1);
+	if (madvise(mem + PAGE, PAGE, MADV_MERGEABLE) || !ksm_begin())
+		SKIP("the kernel has no KSM, or this user can't switch it on");
+	assert_int_equal(try_begin(mem, 16 * PAGE, 1, 0, 0), -EBUSY);
+	assert_int_equal(try_begin(mem + 2 * PAGE, PAGE, 1, 0, 0), 0);
+	ksm_end();
+	assert_int_equal(try_begin(mem, 16 * PAGE, 1, 0, 0), 0);
+	unmap(mem, 16 * PAGE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -741,6 +757,7 @@ int main(void)
 		TEST(test_unreadable),
 		TEST(test_forked),
 		TEST(test_refused),
+		TEST(test_mergeable),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
