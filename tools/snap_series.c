@@ -91,6 +91,17 @@ static int begin_next(struct snap_job *job, struct why *why)
 		       o->base, (int)job->target.pid);
 }
 
+/* What is pinned is written to without the page table, which is where it would be noticed. */
+static bool has_pins(pid_t pid)
+{
+	char *status = snap_read_proc(pid, "status", NULL);
+	const char *line = status ? strstr(status, "\nVmPin:") : NULL;
+	bool pins = line && strtoull(line + 7, NULL, 10);
+
+	free(status);
+	return pins;
+}
+
 int snap_series_begin(struct snap_job *job, struct why *why)
 {
 	const struct snap_options *o = job->options;
@@ -103,6 +114,12 @@ int snap_series_begin(struct snap_job *job, struct why *why)
 			       (int)job->target.pid);
 	if (!o->base && !o->track)
 		return 0;
+	if (has_pins(job->target.pid))
+		return why_set(
+			why, -EBUSY,
+			"process %d has pinned memory (VmPin in /proc/%d/status), and what a "
+			"device writes there is not found: make full snapshots of it",
+			(int)job->target.pid, (int)job->target.pid);
 	ident->version = SNAP_IDENT_VER;
 	if (getrandom(ident->id, SNAP_ID_LEN, 0) != SNAP_ID_LEN)
 		return why_set(why, -EIO, "no random number: %s", strerror(errno));

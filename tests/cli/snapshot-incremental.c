@@ -4,6 +4,7 @@
 /* Increments: added to their base they are what a full snapshot is, whatever the process did. */
 #include <elf.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -11,6 +12,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "tests/lib/subject.h"
@@ -78,7 +81,17 @@ static void share(struct scene *s)
 	part(s, 0)[0] ^= 1;
 }
 
-enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE, MERGE };
+static bool pin_part(struct scene *s)
+{
+	struct io_uring_params params = {0};
+	struct iovec buffer = {part(s, 0), HOLE};
+	int ring = (int)syscall(SYS_io_uring_setup, 1, &params);
+
+	return ring >= 0 &&
+	       !syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1);
+}
+
+enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE, MERGE, PIN };
 
 static void act(struct scene *s, uint32_t step)
 {
@@ -92,6 +105,9 @@ static void act(struct scene *s, uint32_t step)
 		break;
 	case DO_DUMP:
 		madvise(part(s, 0), PART_LEN, MADV_DODUMP);
+		break;
+	case PIN:
+		s->written = pin_part(s);
 		break;
 	case MERGE:
 		for (size_t i = 0; i < HOLE; i += PAGE)
@@ -505,6 +521,25 @@ static void test_merged_memory(void **state)
 	end_with_same(s, pid, "base i1");
 }
 
+/* A buffer of io_uring is written to without the page table. */
+static void test_pinned(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	unlink(in_dir("merged"));
+	assert_done(base(pid, ""));
+	scene_act(s, PIN);
+	if (!s->written)
+		SKIP("this kernel has no io_uring");
+	refused(increment(pid, "base", "merged", ""), "has pinned memory");
+	assert_done(ferry("--pid %d --untrack", (int)pid));
+	refused(ferry("--pid %d -o merged --track", (int)pid), "has pinned memory");
+	assert_done(ferry("--pid %d -o full", (int)pid));
+	scene_end(s, pid);
+}
+
 /* What isn't stopped writes while it is found out what has changed. */
 static void test_shared_memory(void **state)
 {
@@ -800,7 +835,7 @@ int main(void)
 		TEST(test_interrupted),   TEST(test_execs),         TEST(test_wrong_files),
 		TEST(test_torn),          TEST(test_meanwhile),     TEST(test_guard),
 		TEST(test_left_out),      TEST(test_shared_memory), TEST(test_two_at_once),
-		TEST(test_merged_memory), TEST(test_untracked),
+		TEST(test_merged_memory), TEST(test_pinned),        TEST(test_untracked),
 	};
 
 	if (!subject_begin())
