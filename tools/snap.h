@@ -86,6 +86,7 @@ bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
 
 struct snap_thread {
 	pid_t tid;
+	bool stopped;
 	struct user_regs_struct regs;
 	struct user_fpregs_struct fp;
 	const void *xstate; /* NULL: there is none */
@@ -97,12 +98,18 @@ struct snap_threads {
 	struct snap_thread *v; /* the first one first */
 	size_t n, cap;
 	char *xstates; /* of all of them */
+	int64_t since; /* when they were stopped; before that, in vain, for as long as: */
+	int64_t in_vain_ns;
 };
 
-/** Stop all threads, until no new ones appear, and read their registers. On error none is stopped.
+/**
+ * Stop all threads, until no new ones appear, and read their registers. If one doesn't stop the
+ * others are let go until it does. On error none is stopped.
  */
 int snap_stop(struct snap_threads *threads, const struct snap_target *target, struct why *why);
 void snap_continue(struct snap_threads *threads);
+/** How long the process has stood still until now. */
+uint64_t snap_stood_ns(const struct snap_threads *threads);
 void snap_threads_free(struct snap_threads *threads);
 /**
  * How long its extended state is, and with which features: the kernel's list has all that the CPU
@@ -117,6 +124,17 @@ size_t snap_xstate(const struct snap_thread *thread, uint64_t *features);
 #define SNAP_ERESTART_BLOCK 516l
 /** Wait for the next stop of a thread, -ETIMEDOUT, -ESRCH: it has ended. */
 int snap_wait(pid_t tid, int *status);
+
+/* ---- why one of them doesn't stop, snap_stuck.c */
+
+/** By its cgroup, as far as that can be seen from here. */
+bool snap_is_frozen(pid_t tid);
+/** As in /proc/TID/stat; 'X': it has ended. */
+char snap_state(pid_t tid);
+/** Who traces it; 0: nobody. */
+pid_t snap_tracer(pid_t tid);
+/** Say why, and what to do. Returns -EAGAIN. */
+int snap_why_stuck(const struct snap_target *target, pid_t tid, struct why *why);
 
 /* ---- how a thread finds back, snap_frame.c */
 

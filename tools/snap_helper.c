@@ -132,7 +132,7 @@ static int make(const struct helper *h, struct why *why)
 			       (int)h->target->pid, strerror((int)-fd));
 	park("snapshot.alone");
 	fd = by_device(h);
-	if (fd < 0)
+	if (fd < 0 && fd != -ETIMEDOUT)
 		fd = in_it(h, SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0);
 	if (fd < 0)
 		return why_set(

@@ -284,6 +284,8 @@ static int use_thread(const struct snap_target *target, const struct snap_gadget
 		return why_set(why, ret, "process %d has ended", (int)target->pid);
 	park("snapshot.given-back");
 	ret = snap_helper_uffd(target, &call, s->data, why);
+	if (ret == -ETIMEDOUT)
+		snap_why_stuck(target, tid, why);
 	park("snapshot.fetched");
 	s->needed = !end_thread(&call);
 	return ret;
@@ -304,8 +306,12 @@ static int borrow(const struct snap_target *target, const struct snap_thread *t,
 	s->needed = true;
 	bool born = false;
 	pid_t tid = start_thread(t, g, s, &born);
+	if (tid == -ETIMEDOUT)
+		snap_why_stuck(target, t->tid, why);
 	int back = give_back(t);
 	s->needed = back || born;
+	if (tid == -ETIMEDOUT)
+		return tid;
 	if (tid < 0)
 		return why_set(why, tid, "process %d can't have one more thread: %s",
 			       (int)target->pid, strerror(-tid));

@@ -343,15 +343,14 @@ static int track_stopped(struct snap_job *job)
 int snap_series_track(struct snap_job *job, struct why *why)
 {
 	struct snap_threads threads;
-	int64_t begin = clock_ns();
 	int ret = snap_stop(&threads, &job->target, why);
 
 	if (ret)
 		return ret;
 	ret = track_stopped(job);
 	snap_continue(&threads);
+	job->result.track_stop_ns = snap_stood_ns(&threads);
 	snap_threads_free(&threads);
-	job->result.track_stop_ns = (uint64_t)(clock_ns() - begin);
 	return ret ? why_set(why, ret, "process %d can't be tracked: %s", (int)job->target.pid,
 			     strerror(-ret))
 		   : 0;

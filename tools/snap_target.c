@@ -51,7 +51,7 @@ static int refuse_by_status(pid_t pid, const char *status, struct why *why)
 {
 	const char *state = strstr(status, "\nState:\t");
 	long tgid = status_number(status, "\nTgid:\t", 10);
-	long tracer = status_number(status, "\nTracerPid:\t", 10);
+	pid_t tracer = snap_tracer(pid);
 
 	if (tgid != pid)
 		return why_set(why, -EINVAL, "%d is a thread: snapshot its process, %ld", (int)pid,
@@ -63,8 +63,12 @@ static int refuse_by_status(pid_t pid, const char *status, struct why *why)
 			       (int)pid);
 	if (tracer > 0)
 		return why_set(why, -EBUSY,
-			       "process %d is being traced by process %ld: end that first",
-			       (int)pid, tracer);
+			       "process %d is being traced by process %d: end that first", (int)pid,
+			       (int)tracer);
+	if (snap_is_frozen(pid))
+		return why_set(why, -EAGAIN,
+			       "process %d is frozen by its cgroup: thaw it, and try again",
+			       (int)pid);
 	if (strstr(status, "x86_Thread_features:\tshstk"))
 		return why_set(why, -EOPNOTSUPP, "process %d has a shadow stack: not supported",
 			       (int)pid);

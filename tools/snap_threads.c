@@ -17,15 +17,25 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
+#include "lib/park.h"
 #include "tools/snap.h"
 
-#define PATIENCE_NS 3000000000ll
+#define STILL_NS    30000000ll  /* how long others stand still for one that doesn't stop */
+#define NO_CPU_NS   500000000ll /* the same if all it needs is a CPU, which they don't take then */
+#define PATIENCE_NS 2000000000ll
 #define XSTATE_MAX  16384
 #define PF_WORKER   (0x4000u | 0x10u) /* of vhost or io_uring: kernel code, which can't be traced */
 
+static bool is_late(pid_t tid, int64_t since)
+{
+	int64_t waited = clock_ns() - since;
+
+	return waited > NO_CPU_NS || (waited > STILL_NS && snap_state(tid) != 'R');
+}
+
 int snap_wait(pid_t tid, int *status)
 {
-	int64_t deadline = clock_ns() + PATIENCE_NS;
+	int64_t since = clock_ns();
 	unsigned int tries = 0;
 
 	for (;;) {
@@ -34,7 +44,7 @@ int snap_wait(pid_t tid, int *status)
 			return WIFSTOPPED(*status) ? 0 : -ESRCH;
 		if (got < 0 && errno != EINTR)
 			return -errno;
-		if (clock_ns() > deadline)
+		if (is_late(tid, since))
 			return -ETIMEDOUT;
 		if (tries++ < 200)
 			sched_yield();
@@ -103,6 +113,12 @@ static int seize(struct snap_threads *t, pid_t pid, pid_t tid, struct why *why)
 		int error = errno;
 		if (error == ESRCH || is_none(pid, tid))
 			return 0;
+		if (snap_tracer(tid))
+			return why_set(
+				why, -EBUSY,
+				"thread %d of process %d is being traced by process %d: end that "
+				"first",
+				(int)tid, (int)pid, (int)snap_tracer(tid));
 		return why_set(why, -error,
 			       "thread %d can't be traced: %s: run as its user or as root, see "
 			       "ptrace(2)",
@@ -141,19 +157,21 @@ static void forget(struct snap_threads *t, size_t i)
 	t->n--;
 }
 
-static int wait_for_all(struct snap_threads *t, size_t from, struct why *why)
+static int wait_for_all(struct snap_threads *t, const struct snap_target *target, struct why *why)
 {
-	for (size_t i = from; i < t->n;) {
-		int ret = wait_for_stop(t->v[i].tid);
+	for (size_t i = 0; i < t->n;) {
+		int ret = t->v[i].stopped ? 0 : wait_for_stop(t->v[i].tid);
+		if (ret == -ETIMEDOUT) {
+			snap_why_stuck(target, t->v[i].tid, why);
+			return ret;
+		}
 		if (ret == -ESRCH || ret == -ECHILD)
 			forget(t, i);
 		else if (ret)
-			return why_set(why, ret,
-				       "thread %d doesn't stop: it may be waiting for a device, or "
-				       "for a child of vfork: try again",
-				       (int)t->v[i].tid);
+			return why_set(why, ret, "thread %d of process %d can't be stopped: %s",
+				       (int)t->v[i].tid, (int)target->pid, strerror(-ret));
 		else
-			i++;
+			t->v[i++].stopped = true;
 	}
 	return 0;
 }
@@ -268,23 +286,93 @@ static int read_all(struct snap_threads *t, pid_t pid, struct why *why)
 	return 0;
 }
 
+static int stop_once(struct snap_threads *t, const struct snap_target *target, struct why *why)
+{
+	int ret;
+
+	t->since = clock_ns();
+	do {
+		ret = seize_new(t, target->pid, why);
+		int waited = ret >= 0 ? wait_for_all(t, target, why) : 0;
+		ret = waited ? waited : ret;
+	} while (ret > 0);
+	if (!ret && !t->n)
+		ret = why_set(why, -ESRCH, "process %d has ended", (int)target->pid);
+	return ret ? ret : read_all(t, target->pid, why);
+}
+
+/* ---- one that doesn't stop */
+
+/* It can't be let go either until it does, or this command ends. */
+static void continue_stopped(struct snap_threads *t)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		if (t->v[i].stopped)
+			ptrace(PTRACE_DETACH, t->v[i].tid, NULL, NULL);
+		else
+			t->v[left++] = t->v[i];
+	}
+	t->n = left;
+}
+
+/* Returns whether all have stopped. */
+static bool look_at_stuck(struct snap_threads *t)
+{
+	bool all = true;
+	int status;
+
+	for (size_t i = 0; i < t->n;) {
+		pid_t tid = t->v[i].tid, got = waitpid(tid, &status, __WALL | WNOHANG);
+		if (got < 0 || (got == tid && !WIFSTOPPED(status))) {
+			forget(t, i);
+			continue;
+		}
+		if (got == tid && status >> 16 == PTRACE_EVENT_STOP)
+			t->v[i].stopped = true;
+		else if (got == tid)
+			ptrace(PTRACE_CONT, tid, NULL, WSTOPSIG(status));
+		all &= t->v[i++].stopped;
+	}
+	return all;
+}
+
+/* The others run. Of several that don't stop, one that does goes on, too: they need not do so at
+ * once. */
+static int wait_for_stuck(struct snap_threads *t, const struct snap_target *target, int64_t until,
+			  struct why *why)
+{
+	while (!look_at_stuck(t)) {
+		continue_stopped(t);
+		if (snap_interrupted)
+			return why_set(why, -EINTR, "interrupted: process %d goes on",
+				       (int)target->pid);
+		if (clock_ns() > until)
+			return -EAGAIN;
+		usleep(200);
+	}
+	return 0;
+}
+
 int snap_stop(struct snap_threads *t, const struct snap_target *target, struct why *why)
 {
+	int64_t until = clock_ns() + PATIENCE_NS;
 	int ret;
 
 	*t = (struct snap_threads){0};
 	/* The process waits for our short sleeps. */
 	prctl(PR_SET_TIMERSLACK, 1);
-	do {
-		size_t known = t->n;
-		ret = seize_new(t, target->pid, why);
-		int waited = ret > 0 ? wait_for_all(t, known, why) : 0;
-		ret = waited ? waited : ret;
-	} while (ret > 0);
-	if (!ret && !t->n)
-		ret = why_set(why, -ESRCH, "process %d has ended", (int)target->pid);
-	if (!ret)
-		ret = read_all(t, target->pid, why);
+	while ((ret = stop_once(t, target, why)) == -ETIMEDOUT) {
+		look_at_stuck(t);
+		continue_stopped(t);
+		t->in_vain_ns += clock_ns() - t->since;
+		park("snapshot.stuck");
+		ret = wait_for_stuck(t, target, until, why);
+		if (ret)
+			break;
+		why->text[0] = 0;
+	}
 	if (ret)
 		snap_continue(t);
 	return ret;
@@ -292,10 +380,13 @@ int snap_stop(struct snap_threads *t, const struct snap_target *target, struct w
 
 void snap_continue(struct snap_threads *t)
 {
-	for (size_t i = 0; i < t->n; i++) {
-		/* One that doesn't stop can't be let go either: it is when this command ends. */
+	for (size_t i = 0; i < t->n; i++)
 		ptrace(PTRACE_DETACH, t->v[i].tid, NULL, NULL);
-	}
+}
+
+uint64_t snap_stood_ns(const struct snap_threads *t)
+{
+	return (uint64_t)(clock_ns() - t->since + t->in_vain_ns);
 }
 
 void snap_threads_free(struct snap_threads *t)

@@ -284,12 +284,11 @@ static bool has_left(const struct snap_job *job)
  * Threads may stand where a snapshot that was killed has left them, since they didn't get a CPU
  * yet: with registers that aren't the program's, and they need what we would write over.
  */
-static int stop(struct snap_job *job, int64_t *begin, struct why *why)
+static int stop(struct snap_job *job, struct why *why)
 {
 	useconds_t nap = 250;
 
 	for (int64_t until = clock_ns() + PATIENCE_NS;; nap = nap < 50000 ? nap * 2 : nap) {
-		*begin = clock_ns();
 		int ret = snap_stop(&job->threads, &job->target, why);
 		if (ret || !has_left(job))
 			return ret;
@@ -307,15 +306,14 @@ static int stop(struct snap_job *job, int64_t *begin, struct why *why)
 
 static int stop_and_freeze(struct snap_job *job, struct why *why)
 {
-	int64_t begin;
-	int ret = stop(job, &begin, why);
+	int ret = stop(job, why);
 
 	if (ret)
 		return ret;
 	park("snapshot.stopped");
 	ret = freeze_stopped(job, why);
 	snap_continue(&job->threads);
-	job->result.stop_ns = (uint64_t)(clock_ns() - begin);
+	job->result.stop_ns = snap_stood_ns(&job->threads);
 	job->result.nthreads = job->threads.n;
 	park("snapshot.running");
 	return ret;

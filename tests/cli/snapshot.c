@@ -439,52 +439,6 @@ static void test_waits_for_events(void **state)
 	target_end(&t);
 }
 
-/* ---- frozen by its cgroup */
-
-static bool freeze(pid_t pid, bool on)
-{
-	char command[512];
-
-	snprintf(command, sizeof(command),
-		 "d=$(awk '$3 == \"cgroup2\" {print $2; exit}' /proc/mounts)/pageferry-test-%d; "
-		 "mkdir -p $d && echo %d >$d/cgroup.procs && "
-		 "echo %d >$d/cgroup.freeze && "
-		 "for i in $(seq 100); do grep -q 'frozen %d' $d/cgroup.events && exit 0; "
-		 "sleep .01; done 2>/dev/null; exit 1",
-		 (int)pid, (int)pid, on, on);
-	return system(command) == 0; /* NOLINT(cert-env33-c) */
-}
-
-static void leave_cgroup(pid_t pid)
-{
-	char command[256];
-
-	snprintf(command, sizeof(command),
-		 "rmdir $(awk '$3 == \"cgroup2\" {print $2; exit}' /proc/mounts)/pageferry-test-%d "
-		 "2>/dev/null",
-		 (int)pid);
-	if (system(command)) /* NOLINT(cert-env33-c) */
-		print_message("# no cgroup was made, or it is left\n");
-}
-
-/* It can't make a call, and makes none that it was left with once it thaws. */
-static void test_frozen(void **state)
-{
-	struct target t;
-
-	(void)state;
-	target_start(&t, NULL);
-	bool frozen = freeze(t.pid, true);
-	if (frozen)
-		assert_int_equal(snapshot(&t), 1);
-	assert_true(!frozen || freeze(t.pid, false));
-	assert_unharmed(&t);
-	target_end(&t);
-	leave_cgroup(t.pid);
-	if (!frozen)
-		SKIP("a cgroup can't be frozen here");
-}
-
 /* Stopped before, stopped after. */
 static void test_stopped(void **state)
 {
@@ -505,16 +459,25 @@ static void test_stopped(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_consistent),     TEST(test_torn),
-		TEST(test_contents),       TEST(test_interrupted),
-		TEST(test_unmaps),         TEST(test_discards),
-		TEST(test_forks),          TEST(test_execs),
-		TEST(test_dies),           TEST(test_bounded),
-		TEST(test_other_user),     TEST(test_not_allowed),
-		TEST(test_seccomp),        TEST(test_seccomp_refused),
-		TEST(test_no_rights),      TEST(test_stopped),
-		TEST(test_seccomp_of_one), TEST(test_dispatches),
-		TEST(test_frozen),         TEST(test_waits_for_events),
+		TEST(test_consistent),
+		TEST(test_torn),
+		TEST(test_contents),
+		TEST(test_interrupted),
+		TEST(test_unmaps),
+		TEST(test_discards),
+		TEST(test_forks),
+		TEST(test_execs),
+		TEST(test_dies),
+		TEST(test_bounded),
+		TEST(test_other_user),
+		TEST(test_not_allowed),
+		TEST(test_seccomp),
+		TEST(test_seccomp_refused),
+		TEST(test_no_rights),
+		TEST(test_stopped),
+		TEST(test_seccomp_of_one),
+		TEST(test_dispatches),
+		TEST(test_waits_for_events),
 	};
 
 	if (!subject_begin())
