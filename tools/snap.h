@@ -199,7 +199,8 @@ void *snap_notes(const struct snap_target *target, const struct snap_threads *th
 
 struct snap_core {
 	int fd;
-	char *path, *aside;     /* what it is to be, and what it is until it is whole */
+	char *path, *aside; /* what it is to be; and until it is whole, if it must have a name: */
+	bool named;
 	struct snap_zstd *zstd; /* NULL: not compressed */
 	struct snap_maps *maps;
 	void *notes;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * The core file: header, notes, the mappings one after the other with holes where they are empty,
- * and at the end the program headers, since only then it is known what could not be saved. It has a
- * name of its own beside until it is whole.
+ * and at the end the program headers, since only then it is known what could not be saved.
  */
 #include <elf.h>
 #include <errno.h>
@@ -16,6 +15,7 @@
 #include "lib/scan.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
+#include "tools/snap_file.h"
 #include "tools/snap_io.h"
 
 static int write_at(struct snap_core *c, uint64_t at, const void *data, size_t len)
@@ -47,13 +47,9 @@ static char *name_aside(const char *path)
 
 static int open_spool(struct snap_core *c)
 {
-	char *name;
+	int fd = file_scratch(c->aside);
 
-	if (asprintf(&name, "%s.spool", c->aside) < 0)
-		return -ENOMEM;
-	int ret = snap_zstd_open(&c->zstd, name);
-	free(name);
-	return ret;
+	return fd < 0 ? fd : snap_zstd_open(&c->zstd, fd);
 }
 
 int snap_core_create(struct snap_core *c, const char *path, bool compress, struct why *why)
@@ -66,10 +62,11 @@ int snap_core_create(struct snap_core *c, const char *path, bool compress, struc
 	/* A device or a pipe would be replaced by the renaming. */
 	if (!stat(path, &st) && !S_ISREG(st.st_mode))
 		return why_set(why, -EINVAL, "%s: not a regular file", path);
-	c->fd = open(c->aside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (c->fd < 0)
-		return why_set(why, -errno, "can't create %s: %s", path, strerror(errno));
 	int ret = compress ? open_spool(c) : 0;
+	if (!ret) {
+		c->fd = file_create(c->aside, &c->named);
+		ret = c->fd < 0 ? c->fd : 0;
+	}
 	return ret ? why_set(why, ret, "can't create %s: %s", path, strerror(-ret)) : 0;
 }
 
@@ -268,24 +265,14 @@ int snap_core_finish(struct snap_core *c, int (*step)(void *arg, uint64_t writte
 	free(p.v);
 	if (!ret)
 		ret = put_in_order(c, step, arg);
-	if (!ret && close(c->fd) < 0)
-		ret = -errno;
-	c->fd = ret ? c->fd : -1;
-	if (!ret && rename(c->aside, c->path) < 0)
-		ret = -errno;
-	if (!ret) {
-		free(c->aside);
-		c->aside = NULL;
-	}
-	return ret;
+	return ret ? ret : file_name(c->fd, c->aside, &c->named, c->path);
 }
 
 void snap_core_close(struct snap_core *c)
 {
 	if (c->fd >= 0)
 		close(c->fd);
-	/* Nothing of that name is ours if it could not be created. */
-	if (c->aside && (c->fd >= 0 || c->end))
+	if (c->named)
 		unlink(c->aside);
 	snap_zstd_close(c->zstd);
 	free(c->absent);

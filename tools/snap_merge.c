@@ -9,6 +9,7 @@
 
 #include "lib/uffd.h"
 #include "tools/snap.h"
+#include "tools/snap_file.h"
 #include "tools/snap_io.h"
 #include "tools/snap_read.h"
 
@@ -42,17 +43,9 @@ struct merge {
 /* Beside the output, where there must be room anyway. */
 static int expand(const struct merge *m, int fd, const char *path, struct why *why)
 {
-	char *name;
+	int to = file_scratch(m->core.aside);
+	int ret = to < 0 ? to : snap_zstd_expand(fd, to);
 
-	if (asprintf(&name, "%s.expanded", m->core.aside) < 0)
-		return why_set(why, -ENOMEM, "out of memory");
-	int to = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	int ret = to < 0 ? -errno : 0;
-	if (!ret)
-		unlink(name);
-	free(name);
-	if (!ret)
-		ret = snap_zstd_expand(fd, to);
 	if (!ret)
 		return to;
 	if (to >= 0)
@@ -268,6 +261,7 @@ int cmd_snapshot_merge(int argc, char **argv)
 		fputs(help, stdout);
 	if (status)
 		return status == 1 ? EXIT_SUCCESS : status;
+	file_limits_are_errors();
 	if (merge(&m, &why)) {
 		say("%s", why.text);
 		status = EXIT_FAILURE;

@@ -48,17 +48,16 @@ static int set_up(struct snap_zstd *z)
 	return 0;
 }
 
-int snap_zstd_open(struct snap_zstd **zstd, const char *spool)
+int snap_zstd_open(struct snap_zstd **zstd, int spool)
 {
 	struct snap_zstd *z = calloc(1, sizeof(*z));
 
 	*zstd = z;
-	if (!z)
+	if (!z) {
+		close(spool);
 		return -ENOMEM;
-	z->fd = open(spool, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (z->fd < 0)
-		return -errno;
-	unlink(spool);
+	}
+	z->fd = spool;
 	return set_up(z);
 }
 

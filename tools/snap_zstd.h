@@ -14,8 +14,8 @@
 
 struct snap_zstd;
 
-/** @spool: the name of a file that can be made; it is removed at once. 0 or -errno. */
-int snap_zstd_open(struct snap_zstd **zstd, const char *spool);
+/** @spool: where they are kept; it takes that over in any case. 0 or -errno. */
+int snap_zstd_open(struct snap_zstd **zstd, int spool);
 /**
  * The part of the file from @at on; parts don't overlap. Returns how many bytes were written, or
  * -errno.

@@ -13,6 +13,7 @@
 #include "lib/park.h"
 #include "lib/snapshot.h"
 #include "tools/snap.h"
+#include "tools/snap_file.h"
 
 #define EXIT_INCOMPLETE 3
 #define ME              "pageferry snapshot"
@@ -449,6 +450,7 @@ int cmd_snapshot(int argc, char **argv)
 	if (options.untrack)
 		return untrack(&options);
 	catch_signals();
+	file_limits_are_errors();
 	int ret = prepare(&job, &why);
 	if (!ret)
 		ret = stop_and_freeze(&job, &why);

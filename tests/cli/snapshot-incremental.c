@@ -227,6 +227,8 @@ static void scene_end(struct scene *s, pid_t pid)
 
 /* ---- the command */
 
+static const char *limits = ""; /* for the shell that runs it */
+
 /* In the folder of the files; returns the exit status. */
 __attribute__((format(printf, 1, 2))) static int ferry(const char *format, ...)
 {
@@ -239,7 +241,7 @@ __attribute__((format(printf, 1, 2))) static int ferry(const char *format, ...)
 	va_end(ap);
 	assert_non_null(getcwd(cwd, sizeof(cwd)));
 	snprintf(command, sizeof(command),
-		 "cd ${0%%/*} && %s/%s/park/pageferry snapshot %s >%s 2>%s", cwd,
+		 "%scd ${0%%/*} && %s/%s/park/pageferry snapshot %s >%s 2>%s", limits, cwd,
 		 build ? build : "build", args, report, errors);
 	char *argv[] = {"sh", "-c", command, core, NULL};
 	pid_t pid = fork();
@@ -797,6 +799,13 @@ static void test_wrong_files(void **state)
 	assert_int_equal(ferry("merge base -o merged"), 2);
 	assert_int_equal(ferry("merge base i1"), 2);
 	assert_done(ferry("merge base i1 i2 -o merged"));
+	unlink(in_dir("merged"));
+	limits = "ulimit -f 100; ";
+	refused(ferry("merge base i1 i2 -o merged"), "^pageferry: merged: File too large");
+	refused(ferry("merge base i1 i2 -o merged --compress"),
+		"^pageferry: merged: File too large");
+	limits = "";
+	assert_true(nothing_left());
 	scene_end(s, pid);
 	scene_end(o, other);
 	unlink(in_dir("merged"));

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -88,8 +89,9 @@ static void *wait_for_child(void *arg)
 	beside->tid = (pid_t)syscall(SYS_gettid);
 	pid_t pid = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork) */
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		while (!beside->release)
-			syscall(SYS_sched_yield);
+			poll(NULL, 0, 1);
 		_exit(0);
 	}
 	check(waitpid(pid, NULL, 0) == pid);

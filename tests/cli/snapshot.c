@@ -209,13 +209,6 @@ static void test_bounded(void **state)
 
 /* ---- whose process */
 
-static void be_nobody(void)
-{
-	check_equal(setgid(65534) || setuid(65534), 0);
-	prctl(PR_SET_DUMPABLE, 1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-}
-
 /* Its own system calls must go on working, which read_on() sees. */
 static void test_other_user(void **state)
 {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -76,6 +77,13 @@ void pin(void)
 	CPU_ZERO(&set);
 	CPU_SET(sched_getcpu(), &set);
 	check_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+void be_nobody(void)
+{
+	check_equal(setgid(65534) || setuid(65534), 0);
+	prctl(PR_SET_DUMPABLE, 1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 static void start(void *(*fn)(void *), void *arg)
@@ -267,6 +275,8 @@ int run_command(void *arg)
 	}
 	if (!freopen(report, "w", stdout) || !freopen(errors, "w", stderr))
 		return 98;
+	if (c->prepare)
+		c->prepare();
 	if (c->uid && (setgid(c->uid) || setuid(c->uid)))
 		return 99;
 	execv(path, (char **)(uintptr_t)args);

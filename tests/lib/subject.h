@@ -34,6 +34,7 @@ struct command {
 	const char *option, *value;
 	const char *rate;
 	uid_t uid;
+	void (*prepare)(void); /* of the process that becomes it */
 	pid_t pid;
 };
 
@@ -52,6 +53,8 @@ unsigned int count_in(pid_t pid, const char *what);
 void target_start(struct target *t, void (*prepare)(void));
 /* Stay on this CPU: the kernel writes its number into the memory of every thread (rseq). */
 void pin(void);
+/* Another user, whom others of it may trace. */
+void be_nobody(void);
 /* The ledger as it is now, of a process that is stopped or not. */
 int64_t missing_now(const struct target *t);
 bool file_has(pid_t pid, const char *name, const char *what);
