@@ -171,7 +171,22 @@ int snap_scratch_fill(const struct snap_scratch *scratch, const struct snap_targ
 		      const struct snap_thread *borrowed, const struct snap_gadgets *gadgets);
 bool snap_scratch_put_back(const struct snap_scratch *scratch, const struct snap_target *target);
 
-/* ---- a userfaultfd of its memory, snap_inject.c and snap_helper.c */
+/* ---- a userfaultfd of its memory, snap_seccomp.c, snap_inject.c and snap_helper.c */
+
+/** What the seccomp filters of a thread make of the calls that are needed; the worst last. */
+enum snap_seccomp {
+	SNAP_SECCOMP_ALLOWS,
+	SNAP_SECCOMP_FAILS,   /* some: they must be suspended */
+	SNAP_SECCOMP_UNKNOWN, /* only root can look */
+	SNAP_SECCOMP_ENDS,    /* some end the process */
+};
+/** The thread stands still; @ip: behind the instruction by which it calls. */
+enum snap_seccomp snap_seccomp(const struct snap_target *target, pid_t tid, uint64_t ip);
+#define SNAP_CLONE_FLAGS                                                                           \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
+#define SNAP_UNSHARE_TABLE 2ul /* CLOSE_RANGE_UNSHARE */
+/** Is there a /dev/userfaultfd for us? */
+bool snap_has_device(void);
 
 /** Where a call is made: a thread that stands still, and what is behind the call on its stack. */
 struct snap_call {

@@ -36,6 +36,8 @@ struct dispatch_configuration {
 	uint64_t mode, selector, offset, len;
 };
 
+#define MANY 16u /* threads, to look for a better one when there is one that will do */
+
 struct rseq_configuration {
 	uint64_t pointer;
 	uint32_t size, signature, flags, pad;
@@ -147,34 +149,67 @@ static int grade_of(const struct snap_target *target, const struct snap_thread *
 	return -(long)t->regs.rax != SNAP_ERESTART_BLOCK && !has_own_mask(call) ? 4 : 3;
 }
 
-static const struct snap_thread *choose(const struct snap_target *target,
-					const struct snap_threads *threads)
-{
-	const struct snap_thread *best = NULL;
-	int grade = 0;
+struct choice {
+	const struct snap_thread *thread;
+	int grade;
+	enum snap_seccomp filter, worst; /* of it; of those that can't be borrowed for that */
+};
 
-	for (size_t i = 0; i < threads->n && grade < 4; i++) {
-		int mine = grade_of(target, &threads->v[i]);
-		if (mine > grade) {
-			grade = mine;
-			best = &threads->v[i];
-		}
+/* Best one whose filters need not be suspended, since then it doesn't matter when we are killed. */
+static void consider(struct choice *c, const struct snap_target *target,
+		     const struct snap_thread *t, const struct snap_gadgets *g)
+{
+	int grade = grade_of(target, t);
+
+	if (!grade || (c->filter == SNAP_SECCOMP_ALLOWS && grade <= c->grade))
+		return;
+	enum snap_seccomp is = snap_seccomp(target, t->tid, g->syscall_ret + 2);
+	if (is >= SNAP_SECCOMP_UNKNOWN) {
+		c->worst = is > c->worst ? is : c->worst;
+	} else if (!c->thread || is < c->filter || (is == c->filter && grade > c->grade)) {
+		c->thread = t;
+		c->grade = grade;
+		c->filter = is;
 	}
-	return best;
 }
 
-static int set_options(const struct snap_target *target, const struct snap_thread *t,
-		       struct why *why)
+static int choose(struct choice *c, const struct snap_target *target,
+		  const struct snap_threads *threads, const struct snap_gadgets *g, struct why *why)
+{
+	*c = (struct choice){.filter = SNAP_SECCOMP_UNKNOWN};
+	for (size_t i = 0; i < threads->n; i++) {
+		consider(c, target, &threads->v[i], g);
+		if (c->grade == 4 && (c->filter == SNAP_SECCOMP_ALLOWS || i >= MANY))
+			break;
+	}
+	if (c->thread)
+		return 0;
+	if (c->worst == SNAP_SECCOMP_ENDS)
+		return why_set(
+			why, -EPERM,
+			"process %d has a seccomp filter that would end it for calls that are "
+			"needed: it can't be snapshotted",
+			(int)target->pid);
+	if (c->worst == SNAP_SECCOMP_UNKNOWN)
+		return why_set(why, -EPERM,
+			       "process %d has a seccomp filter, which only root can look at, and "
+			       "suspend for the calls that are needed: run as root",
+			       (int)target->pid);
+	return why_set(why, -EAGAIN, "no thread of process %d can be borrowed now: try again",
+		       (int)target->pid);
+}
+
+static int set_options(const struct snap_target *target, const struct choice *c, struct why *why)
 {
 	long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
 
-	if (snap_has_filter(target->pid, t->tid))
+	if (c->filter != SNAP_SECCOMP_ALLOWS)
 		options |= PTRACE_O_SUSPEND_SECCOMP;
-	if (!ptrace(PTRACE_SETOPTIONS, t->tid, NULL, options))
+	if (!ptrace(PTRACE_SETOPTIONS, c->thread->tid, NULL, options))
 		return 0;
 	return why_set(why, -EPERM,
-		       "process %d has a seccomp filter, which only root can suspend for the calls "
-		       "that are needed: run as root",
+		       "process %d has a seccomp filter, which this kernel or this user can't "
+		       "suspend for the calls that are needed: run as root",
 		       (int)target->pid);
 }
 
@@ -224,9 +259,7 @@ static int give_back(const struct snap_thread *t)
 static int start_thread(const struct snap_thread *t, const struct snap_gadgets *g,
 			const struct snap_scratch *s, bool *born)
 {
-	const uint64_t flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-			       CLONE_SYSVSEM;
-	const uint64_t args[6] = {flags, s->new}, all = ~0ull;
+	const uint64_t args[6] = {SNAP_CLONE_FLAGS, s->new}, all = ~0ull;
 	struct snap_call call = {
 		.tid = t->tid, .ip = g->syscall_ret, .sp = s->own, .regs = t->regs};
 	unsigned long tid = 0;
@@ -291,15 +324,16 @@ static int use_thread(const struct snap_target *target, const struct snap_gadget
 	return ret;
 }
 
-static int borrow(const struct snap_target *target, const struct snap_thread *t,
+static int borrow(const struct snap_target *target, const struct choice *c,
 		  const struct snap_gadgets *g, struct snap_scratch *s, struct why *why)
 {
+	const struct snap_thread *t = c->thread;
 	int ret = snap_scratch_fill(s, target, t, g);
 
 	if (ret)
 		return why_set(why, ret, "the stack of process %d can't be written to",
 			       (int)target->pid);
-	ret = set_options(target, t, why);
+	ret = set_options(target, c, why);
 	if (ret)
 		return ret;
 	park("snapshot.framed");
@@ -323,22 +357,21 @@ static int borrow(const struct snap_target *target, const struct snap_thread *t,
 int snap_fetch_uffd(const struct snap_target *target, const struct snap_threads *threads,
 		    const struct snap_maps *maps, const struct snap_gadgets *g, struct why *why)
 {
-	const struct snap_thread *t = choose(target, threads);
 	struct snap_scratch s = {0};
+	struct choice c;
+	int ret = choose(&c, target, threads, g, why);
 
-	if (!t)
-		return why_set(why, -EAGAIN,
-			       "no thread of process %d can be borrowed now: try again",
-			       (int)target->pid);
+	if (ret)
+		return ret;
 	if (!snap_gadgets_there(g, target))
 		return why_set(why, -EAGAIN, "process %d has just changed its program: try again",
 			       (int)target->pid);
-	int ret = snap_scratch_find(&s, target, threads, maps, t);
+	ret = snap_scratch_find(&s, target, threads, maps, c.thread);
 	if (ret)
 		ret = why_set(why, ret, "there is no room on the stack of process %d",
 			      (int)target->pid);
 	else
-		ret = borrow(target, t, g, &s, why);
+		ret = borrow(target, &c, g, &s, why);
 	if (s.own && !s.needed && !snap_scratch_put_back(&s, target) && ret >= 0) {
 		close(ret);
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)target->pid);

@@ -26,11 +26,23 @@
 #define XSTATE_MAX  16384
 #define PF_WORKER   (0x4000u | 0x10u) /* of vhost or io_uring: kernel code, which can't be traced */
 
-static bool is_late(pid_t tid, int64_t since)
+/* 0: not yet. */
+static int give_up(pid_t tid, int64_t since)
 {
 	int64_t waited = clock_ns() - since;
 
-	return waited > NO_CPU_NS || (waited > STILL_NS && snap_state(tid) != 'R');
+	if (waited < STILL_NS)
+		return 0;
+	switch (snap_state(tid)) {
+	case 't': /* it has stopped since we looked */
+		return 0;
+	case 'Z': /* the first thread, of which that is told when all have ended */
+		return -ESRCH;
+	case 'R':
+		return waited < NO_CPU_NS ? 0 : -ETIMEDOUT;
+	default:
+		return -ETIMEDOUT;
+	}
 }
 
 int snap_wait(pid_t tid, int *status)
@@ -44,8 +56,9 @@ int snap_wait(pid_t tid, int *status)
 			return WIFSTOPPED(*status) ? 0 : -ESRCH;
 		if (got < 0 && errno != EINTR)
 			return -errno;
-		if (is_late(tid, since))
-			return -ETIMEDOUT;
+		int ret = give_up(tid, since);
+		if (ret)
+			return ret;
 		if (tries++ < 200)
 			sched_yield();
 		else

@@ -133,7 +133,7 @@ static bool is_empty(void)
 
 	snprintf(
 		command, sizeof(command),
-		"ls -A ${0%%/*} | grep -vE '^(report|errors|held|full)$' | sed 's/^/# left: /' | grep .");
+		"ls -A ${0%%/*} | grep -vE '^(report|errors|held|full|disk|core.plain)$' | sed 's/^/# left: /' | grep .");
 	char *argv[] = {"sh", "-c", command, core, NULL};
 	pid_t pid = fork();
 	if (!pid)

@@ -286,7 +286,7 @@ static void test_serves_itself(void **state)
 		uint64_t done = beside->done;
 		int status = snapshot(&t);
 		made += !status;
-		assert_true(!status || said(errors, "doesn't stop"));
+		assert_true(!status || said(errors, "doesn.t stop"));
 		wait_until(&beside->done, done + 1);
 	}
 	print_message("# %u of 10 snapshots\n", made);

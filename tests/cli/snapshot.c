@@ -259,44 +259,6 @@ static void filter_calls(void)
 	check_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-static void test_seccomp(void **state)
-{
-	struct target t;
-
-	(void)state;
-	target_start(&t, filter_calls);
-	int status = snapshot(&t);
-	/* Root suspends the filter for the calls; others can't, and say so. */
-	if (status)
-		assert_true(said(errors, "seccomp filter"));
-	else
-		assert_int_equal(missing_in_core(&t), 0);
-	assert_unharmed(&t);
-	target_end(&t);
-}
-
-static void filter_as_nobody(void)
-{
-	be_nobody();
-	filter_calls();
-}
-
-static void test_seccomp_refused(void **state)
-{
-	struct target t;
-
-	(void)state;
-	unlink(core);
-	if (geteuid())
-		SKIP("only root can be another user");
-	target_start(&t, filter_as_nobody);
-	assert_int_equal(snapshot_with(&t, (struct command){.uid = 65534}), 1);
-	assert_true(said(errors, "seccomp filter"));
-	assert_true(nothing_left());
-	assert_unharmed(&t);
-	target_end(&t);
-}
-
 /* A user of whom the kernel wants no userfaultfd: refused, rather than one that breaks its calls.
  */
 static void test_no_rights(void **state)
@@ -464,8 +426,7 @@ int main(void)
 		TEST(test_bounded),
 		TEST(test_other_user),
 		TEST(test_not_allowed),
-		TEST(test_seccomp),
-		TEST(test_seccomp_refused),
+
 		TEST(test_no_rights),
 		TEST(test_stopped),
 		TEST(test_seccomp_of_one),
