@@ -229,8 +229,19 @@ static int find_gadgets(struct snap_job *job, struct why *why)
 		       : snap_find_gadgets(&job->gadgets, &job->target, &job->flags, why);
 }
 
+static bool has_frozen(const struct snap_maps *maps)
+{
+	for (size_t i = 0; i < maps->n; i++)
+		if (maps->v[i].way == SNAP_FROZEN)
+			return true;
+	return false;
+}
+
 static int freeze_all(struct snap_job *job, struct why *why)
 {
+	/* By its coredump_filter. */
+	if (!has_frozen(&job->maps))
+		return 0;
 	int ret = snap_maps_are_merged(&job->maps)
 			  ? why_set(why, -EBUSY,
 				    "process %d has memory that KSM may merge, and then it isn't "
