@@ -506,6 +506,7 @@ static void test_merged_memory(void **state)
 	struct scene *s = scene_start(false, &pid);
 
 	(void)state;
+	unlink(in_dir("merged"));
 	scene_act(s, MERGE);
 	if (!s->written || !ksm_begin())
 		SKIP("the kernel has no KSM, or this user can't switch it on");
