@@ -82,10 +82,6 @@ bool snap_maps_are_merged(const struct snap_maps *maps);
 bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
 		   struct ferry_span *run);
 
-/** The next run of pages that are there, which can be read without a fault. */
-bool snap_next_there(const struct snap_target *target, uint64_t from, uint64_t to,
-		     struct ferry_span *run);
-
 /* ---- its threads, snap_threads.c */
 
 struct snap_thread {

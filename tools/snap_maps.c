@@ -111,8 +111,8 @@ const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t add
 	return lo < maps->n && maps->v[lo].start <= addr ? &maps->v[lo] : NULL;
 }
 
-static bool next_run(const struct snap_target *target, uint64_t from, uint64_t to,
-		     uint64_t inverted, struct ferry_span *run)
+bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
+		   struct ferry_span *run)
 {
 	struct page_region region = {0};
 	struct pm_scan_arg arg = {
@@ -121,8 +121,8 @@ static bool next_run(const struct snap_target *target, uint64_t from, uint64_t t
 		.end = to,
 		.vec = (uintptr_t)&region,
 		.vec_len = 1,
-		.category_inverted = inverted,
-		.category_mask = inverted,
+		.category_inverted = PAGE_IS_FILE,
+		.category_mask = PAGE_IS_FILE,
 		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 	};
 
@@ -130,18 +130,6 @@ static bool next_run(const struct snap_target *target, uint64_t from, uint64_t t
 		return false;
 	*run = (struct ferry_span){region.start, region.end - region.start};
 	return true;
-}
-
-bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
-		   struct ferry_span *run)
-{
-	return next_run(target, from, to, PAGE_IS_FILE, run);
-}
-
-bool snap_next_there(const struct snap_target *target, uint64_t from, uint64_t to,
-		     struct ferry_span *run)
-{
-	return next_run(target, from, to, 0, run);
 }
 
 /* ---- what happens to each, as the kernel's vma_dump_size() decides */

@@ -230,7 +230,8 @@ static int put_later(struct snap_job *job, const struct snap_map *m, uint64_t ad
 						   : put(job, addr, data, len);
 }
 
-/* What can't be read is beyond the end of its file, or no longer mapped. */
+/* What can't be read is beyond the end of its file, no longer mapped, or a page for which its
+ * userfaultfd would have to be asked. */
 static int save_part(struct snap_job *job, const struct snap_map *m, uint64_t addr, uint64_t len,
 		     char *buffer)
 {
@@ -248,42 +249,15 @@ static int save_part(struct snap_job *job, const struct snap_map *m, uint64_t ad
 	return ret;
 }
 
-static int save_run(struct snap_job *job, const struct snap_map *m, uint64_t from, uint64_t to,
-		    char *buffer)
-{
-	int ret = 0;
-
-	for (uint64_t at = from, len; !ret && at < to; at += len) {
-		len = to - at < PART ? to - at : PART;
-		ret = save_part(job, m, at, len, buffer);
-	}
-	return ret;
-}
-
-/* Who serves its faults may not do so for us, and would have us wait for ever. */
-static int save_served(struct snap_job *job, const struct snap_map *m, char *buffer)
-{
-	uint64_t at = m->start, end = m->start + m->dumped;
-	struct ferry_span run;
-	int ret = 0;
-
-	while (!ret && snap_next_there(&job->target, at, end, &run)) {
-		ret = run.addr > at ? snap_core_absent(&job->core, at, run.addr - at) : 0;
-		if (!ret)
-			ret = save_run(job, m, run.addr, run.addr + run.len, buffer);
-		at = run.addr + run.len;
-	}
-	return ret || at == end ? ret : snap_core_absent(&job->core, at, end - at);
-}
-
 static int save_map(struct snap_job *job, const struct snap_map *m)
 {
 	char *buffer = malloc(PART);
-	int ret = -ENOMEM;
+	int ret = buffer ? 0 : -ENOMEM;
 
-	if (buffer)
-		ret = m->uffd ? save_served(job, m, buffer)
-			      : save_run(job, m, m->start, m->start + m->dumped, buffer);
+	for (uint64_t at = 0; !ret && at < m->dumped; at += PART) {
+		uint64_t len = m->dumped - at < PART ? m->dumped - at : PART;
+		ret = save_part(job, m, m->start + at, len, buffer);
+	}
 	free(buffer);
 	return ret;
 }

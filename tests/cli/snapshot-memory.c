@@ -279,31 +279,46 @@ static void scene_end(pid_t pid)
 
 #define KSM "/sys/kernel/mm/ksm/"
 
-static int prepare_machine(void)
+/* -1: there is no such setting, or it isn't ours to change. */
+static int setting(const char *path)
 {
-	char command[1024];
+	int value = -1;
+	FILE *f = access(path, W_OK) ? NULL : fopen(path, "re");
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%d", &value) != 1)
+		value = -1;
+	fclose(f);
+	return value;
+}
+
+/* As it was; the swap file is used until it is off. */
+static int undo_all(const char *swap, int run, int pages, int huge)
+{
+	char command[512];
 
 	snprintf(command, sizeof(command),
-		 "cd %.*s; swapoff swap 2>/dev/null; rm -f swap; "
-		 "echo $(cat run) >" KSM "run; echo $(cat pages) >" KSM "pages_to_scan; "
-		 "echo $(cat huge) >/proc/sys/vm/nr_hugepages; rm -f run pages huge",
-		 (int)(strrchr(core, '/') - core), core);
-	if (geteuid())
-		return -1;
-	char save[512];
-	snprintf(save, sizeof(save),
-		 "{ cd %.*s; cat " KSM "run >run; cat " KSM "pages_to_scan >pages; "
-		 "cat /proc/sys/vm/nr_hugepages >huge; } 2>/dev/null",
-		 (int)(strrchr(core, '/') - core), core);
-	if (system(save)) /* NOLINT(cert-env33-c) */
-		print_message("# not all settings can be read\n");
-	int what = undo_later(command);
+		 "swapoff %s; rm -f %s; [ %d -lt 0 ] || echo %d >" KSM "run; "
+		 "[ %d -lt 0 ] || echo %d >" KSM "pages_to_scan; "
+		 "[ %d -lt 0 ] || echo %d >/proc/sys/vm/nr_hugepages",
+		 swap, swap, run, run, pages, pages, huge, huge);
+	return undo_later(command);
+}
+
+static int prepare_machine(void)
+{
+	char swap[64], command[512];
+	int huge = setting("/proc/sys/vm/nr_hugepages");
+
+	snprintf(swap, sizeof(swap), "/tmp/pageferry-swap-%d", (int)getpid());
+	int what = undo_all(swap, setting(KSM "run"), setting(KSM "pages_to_scan"), huge);
 	snprintf(command, sizeof(command),
-		 "{ cd %.*s; echo 1 >" KSM "run; echo 5000 >" KSM "pages_to_scan; "
-		 "echo $(($(cat huge) + 1)) >/proc/sys/vm/nr_hugepages; "
-		 "dd if=/dev/zero of=swap bs=1M count=32 && chmod 600 swap && mkswap swap && "
-		 "swapon swap; } >/dev/null 2>&1",
-		 (int)(strrchr(core, '/') - core), core);
+		 "{ echo 1 >" KSM "run; echo 5000 >" KSM "pages_to_scan; "
+		 "echo %d >/proc/sys/vm/nr_hugepages; "
+		 "dd if=/dev/zero of=%s bs=1M count=32 && chmod 600 %s && mkswap %s && "
+		 "swapon %s; } >/dev/null 2>&1",
+		 huge + 1, swap, swap, swap, swap);
 	if (system(command)) /* NOLINT(cert-env33-c) */
 		print_message("# there is no swap\n");
 	return what;
@@ -377,8 +392,7 @@ static void test_kinds(void **state)
 		check_kind(&e, i);
 	munmap((void *)(uintptr_t)e.data, e.len);
 	scene_end(pid);
-	if (what >= 0)
-		undo(what);
+	undo(what);
 }
 
 /* Nothing is frozen then. */
