@@ -54,7 +54,8 @@ struct sink {
 	struct bench *b;
 	const char *what;
 	uint64_t seed, had;
-	int64_t sum, start;
+	int64_t start;
+	struct writers_sums sums;
 };
 
 static void sink_open(struct sink *s, struct bench *b, const char *what, uint64_t seed)
@@ -66,7 +67,7 @@ static void sink_open(struct sink *s, struct bench *b, const char *what, uint64_
 /* Returns when so much can have gone at this rate, but for what a buffer on the way holds. */
 static void sink_add(struct sink *s, uint64_t at, const char *data, uint64_t len)
 {
-	s->sum += writers_check(data, at, len, s->seed, s->what);
+	writers_check(data, at, len, s->seed, s->what, &s->sums);
 	for (uint64_t page = at / BENCH_PAGE; page < (at + len) / BENCH_PAGE; page++) {
 		if (s->b->seen[page])
 			bench_fail("%s: page %llu came twice", s->what, (unsigned long long)page);
@@ -85,9 +86,8 @@ static void sink_close(const struct sink *s)
 	if (s->had != s->b->len)
 		bench_fail("%s: %llu bytes are missing", s->what,
 			   (unsigned long long)(s->b->len - s->had));
-	if (s->sum)
-		bench_fail("%s: wrong contents: of more than one moment, the sum is %lld", s->what,
-			   (long long)s->sum);
+	if (!writers_balanced(&s->sums))
+		bench_fail("%s: wrong contents: of more than one moment", s->what);
 }
 
 /* ---- memory of a process, bytes */
@@ -171,54 +171,40 @@ static uint64_t save_by_snapshot(struct bench *b, struct writers *w, uint64_t se
 
 /* ---- turns */
 
-static int compare_u32(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-	return (x > y) - (x < y);
-}
-
 static void add_writes(struct figures *f, const struct writers *w)
 {
-	size_t n = 0, lost = 0;
-	uint32_t *all = malloc((w->v[0].n + w->v[1].n) * sizeof(*all));
+	struct writers_figures of = writers_figures(w);
 
-	if (!all)
-		bench_fail("no memory");
-	for (unsigned int i = 0; i < WRITERS; i++) {
-		memcpy(all + n, w->v[i].ns, w->v[i].n * sizeof(*all));
-		n += w->v[i].n;
-		lost += w->v[i].lost;
-	}
-	qsort(all, n, sizeof(*all), compare_u32);
-	size_t p99 = (n - 1) * 99 / 100;
-	series_add(&f->p99, all[p99] / 1e3);
-	series_add(&f->max, all[n - 1] / 1e3);
-	series_add(&f->lost, (double)lost + 1);
-	free(all);
+	series_add(&f->p99, of.p99_us);
+	series_add(&f->max, of.max_us);
+	series_add(&f->lost, of.lost + 1);
 }
 
 static void turn(struct bench *b, struct target *t, bool ours, uint64_t seed)
 {
 	struct figures *f = ours ? &t->ours : &t->fork;
 	char *mem = memory_map(b->len, t->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	struct writers_sums sums = {0};
 	struct writers w;
 	int64_t stop = 0;
 
 	writers_fill(mem, b->len, seed);
-	writers_start(&w, mem, b->len, t->local, b->report.o.quick ? WINDOW_QUICK : WINDOW);
+	writers_init(&w, b->report.o.quick ? WINDOW_QUICK : WINDOW);
+	writers_start(&w, mem, b->len, t->local);
 	int64_t begin = w.start + (b->report.o.quick ? BEFORE_NS / 5 : BEFORE_NS);
 	struct timespec at = {begin / 1000000000, begin % 1000000000};
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
 	uint64_t extra = (ours ? save_by_snapshot : save_by_fork)(b, &w, seed, &stop);
-	if (bench_now() > w.start + (int64_t)w.slots * SLOT_NS)
+	if (!b->report.o.quick && bench_now() > w.start + (int64_t)w.slots * SLOT_NS)
 		bench_fail("saving took longer than the window: the sink is too slow");
 	writers_join(&w);
-	if (writers_check(mem, 0, b->len, seed, "the program's own memory"))
+	writers_check(mem, 0, b->len, seed, "the program's own memory", &sums);
+	if (!writers_balanced(&sums))
 		bench_fail("the program's own memory: wrong contents: a write was lost");
 	series_add(&f->stop, (double)stop / 1e3);
 	series_add(&f->extra, (double)extra / (1 << 20));
 	add_writes(f, &w);
-	writers_free(&w);
+	writers_fini(&w);
 	munmap(mem, b->len);
 }
 

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# timeout: 600
 # needs: userfaultfd
 #
 # The benches, in their quick mode: what they print is well-formed and complete, and memory that did
@@ -95,7 +96,7 @@ PERL
 }
 
 # One bit of the memory is turned over: at the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process, in what its
-# SPOIL_READ-th process_vm_readv brings, or in a child after SPOIL_FORK.
+# SPOIL_READ-th process_vm_readv brings, or in a child after the SPOIL_FORK-th fork.
 build_spoiler() {
 	cat >"$dir/spoil.c" <<'C'
 #define _GNU_SOURCE
@@ -136,8 +137,10 @@ static void spoil_memory(void)
 
 pid_t fork(void)
 {
+	static int calls;
+	calls++;
 	pid_t pid = ((pid_t (*)(void))dlsym(RTLD_NEXT, "fork"))();
-	if (!pid && getenv("SPOIL_FORK"))
+	if (!pid && asked("SPOIL_FORK", calls))
 		spoil_memory();
 	return pid;
 }
@@ -220,6 +223,9 @@ test_bench push SPOIL=1 SPOIL=20 push_copy
 test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
 test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \
 	small_anywhere_stop small_anywhere_extra_of_size small_anywhere_lost small_anywhere_p99
+# Before its program forks, the bench has done so three times.
+test_bench snapshot SPOIL_FORK=4 SPOIL_READ=20 small_local_stop small_local_extra_of_size small_local_lost \
+	small_local_p99 small_anywhere_stop small_anywhere_extra_of_size small_anywhere_lost small_anywhere_p99
 
 # What this one compares is the command's own work: there is no bare baseline that could be spoiled.
 run "$B/bench/incremental" --quick
