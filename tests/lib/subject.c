@@ -20,6 +20,7 @@
 
 /* ---- the target */
 
+size_t ledger_len = 64ul << 20;
 static struct target *self; /* in the target */
 
 static void went_wrong(int line)
@@ -108,7 +109,7 @@ static void obey(enum order order)
 		break;
 	case FORK:
 		if (fork() == 0) {
-			memset(self->mem + 16 * PAGE, 1, LEDGER_LEN - 16 * PAGE);
+			memset(self->mem + 16 * PAGE, 1, ledger_len - 16 * PAGE);
 			_exit(0);
 		}
 		int status;
@@ -131,7 +132,7 @@ static int run_target(void *arg)
 		fill_page(self->extra + i * PAGE, i);
 	if (self->prepare)
 		self->prepare();
-	ledger_open(self->mem, LEDGER_LEN);
+	ledger_open(self->mem, ledger_len);
 	start(sleep_on, NULL);
 	start(poll_on, &pipe_ends[0]);
 	start(read_on, NULL);
@@ -163,7 +164,7 @@ void target_start(struct target *t, void (*prepare)(void))
 	*t = (struct target){.prepare = prepare};
 	/* The later is mapped below the earlier, and saved before it. */
 	t->extra = map_memory(EXTRA_LEN, 0);
-	t->mem = map_memory(LEDGER_LEN, 0);
+	t->mem = map_memory(ledger_len, 0);
 	assert_true(t->mem < t->extra);
 	t->shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	t->pid = spawn(run_target, t);
@@ -176,12 +177,12 @@ void target_start(struct target *t, void (*prepare)(void))
 /* The ledger as it is now, of a process that is stopped or not. */
 int64_t missing_now(const struct target *t)
 {
-	char *copy = map_memory(LEDGER_LEN, 0);
-	struct iovec local = {copy, LEDGER_LEN}, remote = {t->mem, LEDGER_LEN};
+	char *copy = map_memory(ledger_len, 0);
+	struct iovec local = {copy, ledger_len}, remote = {t->mem, ledger_len};
 
-	assert_int_equal(process_vm_readv(t->pid, &local, 1, &remote, 1, 0), LEDGER_LEN);
-	int64_t missing = ledger_missing(copy, LEDGER_LEN);
-	unmap(copy, LEDGER_LEN);
+	assert_int_equal(process_vm_readv(t->pid, &local, 1, &remote, 1, 0), ledger_len);
+	int64_t missing = ledger_missing(copy, ledger_len);
+	unmap(copy, ledger_len);
 	return missing;
 }
 
@@ -193,7 +194,7 @@ bool file_has(pid_t pid, const char *name, const char *what)
 	return system(command) == 0; /* NOLINT(cert-env33-c) */
 }
 
-static uint64_t moves_of(const struct target *t)
+uint64_t moves_of(const struct target *t)
 {
 	struct journal j;
 	uint64_t moves = 0;
@@ -242,7 +243,7 @@ void target_end(struct target *t)
 {
 	t->shared->leave = 1;
 	assert_int_equal(wait_exit(t->pid), 0);
-	unmap(t->mem, LEDGER_LEN);
+	unmap(t->mem, ledger_len);
 	unmap(t->extra, EXTRA_LEN);
 	unmap(t->shared, PAGE);
 }
@@ -250,7 +251,7 @@ void target_end(struct target *t)
 /* ---- the command */
 
 char core[64], report[64], errors[64];
-static char dir[] = "/tmp/pageferry-snapshot-XXXXXX";
+static char dir[56];
 
 int run_command(void *arg)
 {
@@ -349,16 +350,21 @@ const char *elf_at(const struct elf *e, const void *addr, size_t len)
 int64_t missing_in_core(const struct target *t)
 {
 	struct elf e = elf_open();
-	const char *mem = elf_at(&e, t->mem, LEDGER_LEN);
+	const char *mem = elf_at(&e, t->mem, ledger_len);
 
 	assert_non_null(mem);
-	int64_t missing = ledger_missing(mem, LEDGER_LEN);
+	int64_t missing = ledger_missing(mem, ledger_len);
 	munmap((void *)(uintptr_t)e.data, e.len);
 	return missing;
 }
 
 bool subject_begin(void)
 {
+	const char *tmp = getenv("TMPDIR");
+
+	if (!tmp || strlen(tmp) > 24)
+		tmp = "/tmp";
+	snprintf(dir, sizeof(dir), "%s/pageferry-snapshot-XXXXXX", tmp);
 	if (!mkdtemp(dir) || chmod(dir, 0777))
 		return false;
 	snprintf(core, sizeof(core), "%s/core", dir);

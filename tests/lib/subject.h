@@ -8,8 +8,7 @@
 
 #include "tests/lib/ledger.h"
 
-#define LEDGER_LEN (64ul << 20)
-#define EXTRA_LEN  (4ul << 20)
+#define EXTRA_LEN (4ul << 20)
 
 enum order { NOTHING, UNMAP, DISCARD, EXEC, FORK };
 
@@ -43,6 +42,9 @@ struct elf {
 	size_t len;
 };
 
+/* 64 MiB, if nobody says otherwise before a target is started. */
+extern size_t ledger_len;
+
 /* Files in a folder of their own. */
 extern char core[64], report[64], errors[64];
 bool subject_begin(void);
@@ -57,6 +59,8 @@ void pin(void);
 void be_nobody(void);
 /* The ledger as it is now, of a process that is stopped or not. */
 int64_t missing_now(const struct target *t);
+/* How often money has moved; it never pauses. */
+uint64_t moves_of(const struct target *t);
 bool file_has(pid_t pid, const char *name, const char *what);
 /* It is as it was, every thread of it works, and no call of it has failed. */
 void assert_unharmed(const struct target *t);
