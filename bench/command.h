@@ -135,9 +135,9 @@ static inline void command_warm_up(const struct command *c, uint64_t len)
 	sync();
 	pid_t pid = (pid_t)must(fork(), "fork");
 	if (!pid) {
-		mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
-		     -1, 0);
-		_exit(0);
+		void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		_exit(mem == MAP_FAILED);
 	}
 	must(waitpid(pid, NULL, 0), "waitpid");
 }

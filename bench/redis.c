@@ -71,7 +71,7 @@ static int connect_to(const struct bench *b)
 
 	if (strlen(b->socket) >= sizeof(addr.sun_path))
 		bench_cannot("%s: too long for a socket: set TMPDIR", b->socket);
-	strcpy(addr.sun_path, b->socket);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", b->socket);
 	if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
 		return fd;
 	close(fd);
@@ -120,8 +120,9 @@ static size_t set_command(char *to, unsigned int key, uint64_t *random)
 		uint64_t word = writers_random(random);
 		memcpy(to + len, &word, 8);
 	}
-	memcpy(to + len, "\r\n", 2);
-	return len + 2;
+	to[len++] = '\r';
+	to[len++] = '\n';
+	return len;
 }
 
 static void send_all(int fd, const char *data, size_t len)
@@ -136,7 +137,7 @@ static void expect_ok(int fd, unsigned int times)
 {
 	char answer[5 * PIPELINE];
 
-	for (size_t had = 0, want = 5 * times; had < want;) {
+	for (size_t had = 0, want = 5ul * times; had < want;) {
 		ssize_t n = recv(fd, answer + had, want - had, 0);
 		if (n <= 0)
 			bench_fail("redis-server is gone");
@@ -255,10 +256,9 @@ static void find_marker(const struct bench *b, const char *path, const char *wha
 
 static void open_with_gdb(const struct bench *b)
 {
-	const char *argv[] = {"sh", "-c",
-			      "! command -v gdb >/dev/null || gdb -nx -batch -ex bt "
-			      "\"$(command -v redis-server)\" \"$0\" 2>&1 | grep -q '^#1 '",
-			      b->c.file, NULL};
+	static const char script[] = "! command -v gdb >/dev/null || gdb -nx -batch -ex bt "
+				     "\"$(command -v redis-server)\" \"$0\" 2>&1 | grep -q '^#1 '";
+	const char *argv[] = {"sh", "-c", script, b->c.file, NULL};
 
 	if (command_run(&b->c, argv).status)
 		bench_fail("ferry: gdb finds no backtrace in the file");

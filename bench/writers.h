@@ -20,11 +20,9 @@
 #define SLOT_NS     1000000
 #define SLOT_WRITES 10u
 #define SETTLE_NS   300000000ll
-#define AREA_PAGES  256u /* a writer that works locally: 1 MiB ... */
-#define AREA_SLOTS  100u /* ... for so many slots */
-#define OWN_WORDS                                                                                  \
-	(2 * WRITERS) /* of a page: the balances, and in the first one what is in hand             \
-		       */
+#define AREA_PAGES  256u            /* a writer that works locally: 1 MiB ... */
+#define AREA_SLOTS  100u            /* ... for so many slots */
+#define OWN_WORDS   (2ul * WRITERS) /* of a page: balances, and of the first what is in hand */
 
 struct writers;
 
@@ -173,15 +171,18 @@ static inline struct writers_figures writers_figures(const struct writers *all)
 	for (unsigned int i = 0; i < WRITERS; i++)
 		most += all->v[i].n;
 	uint32_t *ns = malloc(most * sizeof(*ns));
-	if (!ns || !most)
-		bench_fail(ns ? "no write came about" : "no memory");
+	if (!ns)
+		bench_fail("no memory");
+	if (!most)
+		bench_fail("no write came about");
 	for (unsigned int i = 0; i < WRITERS; i++) {
 		memcpy(ns + n, all->v[i].ns, all->v[i].n * sizeof(*ns));
 		n += all->v[i].n;
 		lost += all->v[i].lost;
 	}
 	qsort(ns, n, sizeof(*ns), writers_compare);
-	struct writers_figures f = {(double)lost, ns[(n - 1) * 99 / 100] / 1e3, ns[n - 1] / 1e3};
+	size_t p99 = (n - 1) * 99 / 100;
+	struct writers_figures f = {(double)lost, ns[p99] / 1e3, ns[n - 1] / 1e3};
 	free(ns);
 	return f;
 }
