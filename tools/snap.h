@@ -53,6 +53,7 @@ struct snap_map {
 	char perms[5];
 	bool dontdump, io, uffd, hugetlb, mergeable;
 	bool same;        /* a part that is as in the base; the file has none of it */
+	bool placed;      /* it has its place in the file already */
 	const char *name; /* in text */
 	const char *why;  /* LIVE: because it is that */
 };
@@ -220,19 +221,25 @@ struct snap_core {
 	struct snap_maps *maps;
 	void *notes;
 	size_t notes_len;
+	uint64_t notes_at;
 	uint64_t end;              /* of all segments */
+	bool rewrites;             /* there may be something where a page of zeros belongs */
 	struct ferry_span *absent; /* dumped mappings that the file doesn't have */
 	size_t nabsent, cap_absent;
 	uint64_t written; /* bytes; holes are none */
 };
 
 int snap_core_create(struct snap_core *core, const char *path, bool compress, struct why *why);
-/** Give every mapping its place; nothing is written yet. */
+/** Give every mapping that has none its place; nothing is written yet. */
 void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
 int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
 /** Where in the file a page is that is dumped; and pages that lie there in a row. */
 uint64_t snap_core_place(const struct snap_core *core, uint64_t addr);
 int snap_core_write_at(struct snap_core *core, uint64_t at, const void *pages, uint64_t len);
+/** Room for what is saved before the mappings are laid out, and may be saved again there. */
+uint64_t snap_core_reserve(struct snap_core *core, uint64_t len);
+/** Nothing but zeros from now on, whatever was written there. */
+int snap_core_clear(struct snap_core *core, uint64_t at, uint64_t len);
 int snap_core_absent(struct snap_core *core, uint64_t addr, uint64_t len);
 /** Headers and notes; then it takes its name. @step: while it is put into order, see snap_zstd.h.
  */
@@ -247,13 +254,17 @@ struct snap_options {
 	const char *path;
 	const char *base; /* --incremental; NULL: a full one */
 	uint64_t rate, max_extra;
+	enum { WAY_AUTO, WAY_SYNC, WAY_ASYNC } way;
 	bool compress, track, untrack, json;
 };
 
 struct snap_result {
 	struct ferry_snapshot_report report;
-	uint64_t stop_ns, track_stop_ns, total_ns;
+	uint64_t stop_ns, first_stop_ns, track_stop_ns, total_ns;
 	uint64_t changed, same; /* since the base */
+	const char *way;        /* NULL: one in a series, which has no choice */
+	const char *way_reason;
+	const struct snap_async *async; /* NULL: not that way */
 	pid_t holder;
 	uint64_t copied, live, constant, extra_peak, written, file_size;
 	size_t nthreads;
@@ -277,9 +288,29 @@ struct snap_series {
 	struct snap_ident ident;
 	struct snap_holder holder;
 	int listener;
-	struct snap_changes changes;
-	char *changed;          /* their contents; NULL: frozen */
-	struct snap_maps parts; /* of the mappings, that are as in the base or not */
+};
+
+/** Where in the file memory is, that is saved while it is not known yet what all will be. */
+struct snap_place {
+	uint64_t start, end, at;
+};
+
+struct snap_round {
+	uint64_t bytes, ns;
+};
+#define SNAP_ROUNDS 32u
+
+/** Saved while it runs, again and again what it has changed, until that is little. */
+struct snap_async {
+	int uffd; /* -1: not done so, or no longer */
+	bool used;
+	struct snap_place *places; /* sorted by their addresses */
+	size_t nplaces, cap_places;
+	struct ferry_span *unread; /* couldn't be read, and so aren't saved */
+	size_t nunread, cap_unread;
+	struct snap_round rounds[SNAP_ROUNDS];
+	unsigned int nrounds;
+	bool converged;
 };
 
 struct snap_job {
@@ -290,6 +321,10 @@ struct snap_job {
 	struct snap_gadgets gadgets;
 	struct snap_core core;
 	struct snap_series series;
+	struct snap_async async;
+	struct snap_changes changes; /* since it was saved before */
+	char *changed;               /* their contents; NULL: frozen */
+	struct snap_maps parts;      /* of the mappings, as the file has them */
 	struct ferry_snapshot *snap;
 	struct snap_copied *copies;
 	size_t ncopies, cap_copies;
@@ -304,12 +339,57 @@ void snap_copies_free(struct snap_job *job);
 /** The file is being put into order: rate, and whether somebody wants it to end. @job: a snap_job.
  */
 int snap_step(void *job, uint64_t written);
+/** Write, at a place in the file, at the rate, and show it. -EINTR: somebody wants it to end. */
+int snap_put_at(struct snap_job *job, uint64_t at, const void *pages, uint64_t len);
 /** Save what is frozen. Returns 0 or -errno; -EINTR: somebody wants it to end. */
 int snap_save_frozen(struct snap_job *job);
 /** And the rest. */
 int snap_save_rest(struct snap_job *job);
 /** Set by a signal. */
 extern volatile int snap_interrupted;
+
+/* ---- what has changed since it was saved before, snap_changed.c */
+
+/** Something can't be read. Returns 0 or -errno. */
+typedef int snap_unread(void *arg, uint64_t page);
+/** Read these, one behind the other; what can't be read is zero, and @unread is told. */
+int snap_read(const struct snap_target *target, const struct ferry_span *spans, size_t n, char *to,
+	      snap_unread *unread, void *arg);
+/** It stands still: get a userfaultfd for tracking. */
+int snap_changed_uffd(struct snap_job *job, const struct snap_maps *maps, int *uffd,
+		      struct why *why);
+/** It stands still: find out. 0: little, to be copied; 1: much, and it is no longer tracked;
+ * -errno. */
+int snap_changed_find(struct snap_job *job, int uffd);
+int snap_changed_copy(struct snap_job *job);
+/** The mappings as the file has them. NULL: no memory. */
+struct snap_maps *snap_changed_parts(struct snap_job *job);
+void snap_changed_free(struct snap_job *job);
+
+/* ---- saved while it runs, snap_async.c */
+
+#define SNAP_PIECE (2ull << 20) /* that is read at once */
+/** Once there is a userfaultfd: save all, and what has changed meanwhile, until it is little. */
+int snap_async_save(struct snap_job *job, struct why *why);
+/** It stands still: plan its mappings, and find out what is left. 0: copied; 1: to be frozen;
+ * -errno. */
+int snap_async_changes(struct snap_job *job, struct why *why);
+/** It runs again. */
+void snap_async_release(struct snap_job *job);
+/** What was saved, and is empty now, is so in the file. */
+int snap_async_clear(struct snap_job *job);
+void snap_async_end(struct snap_job *job);
+
+/* ---- which of both, snap_way.c */
+
+/** Saved while it runs? */
+bool snap_way_is_async(struct snap_job *job);
+/** That can't be done: is there another way? */
+bool snap_way_can_be_sync(struct snap_job *job);
+/** How it went, for the report. */
+void snap_way_found(struct snap_job *job);
+/** Private anonymous memory of a process. */
+uint64_t snap_rss(pid_t pid);
 
 /* ---- series of them, snap_series.c */
 
@@ -320,10 +400,6 @@ int snap_series_begin(struct snap_job *job, struct why *why);
  * little, and tracked from now on; 1: to be frozen; -errno.
  */
 int snap_series_changes(struct snap_job *job, struct why *why);
-/** The mappings as the file has them. NULL: no memory. */
-struct snap_maps *snap_series_parts(struct snap_job *job);
-/** It is frozen: what is as in the base needs no saving. */
-void snap_series_frozen(struct snap_job *job);
 /** Everything is saved: let go of it, and track what was written since it was frozen. */
 int snap_series_track(struct snap_job *job, struct why *why);
 /** The file is there. */

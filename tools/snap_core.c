@@ -80,11 +80,57 @@ void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes,
 	c->maps = maps;
 	c->notes = notes;
 	c->notes_len = len;
-	c->end = page_up(SNAP_NOTES_AT + len);
+	c->notes_at = SNAP_NOTES_AT;
+	if (!c->rewrites)
+		c->end = page_up(SNAP_NOTES_AT + len);
 	for (size_t i = 0; i < maps->n; i++) {
+		if (maps->v[i].placed)
+			continue;
 		maps->v[i].at = c->end;
 		c->end += maps->v[i].dumped;
 	}
+	/* How many there would be wasn't known at the begin. */
+	if (c->rewrites) {
+		c->notes_at = c->end;
+		c->end = page_up(c->notes_at + len);
+	}
+}
+
+uint64_t snap_core_reserve(struct snap_core *c, uint64_t len)
+{
+	uint64_t at = c->end ? c->end : FERRY_PAGE;
+
+	c->rewrites = true;
+	c->end = at + len;
+	return at;
+}
+
+static int write_zeros(struct snap_core *c, uint64_t at, uint64_t len)
+{
+	static const char zeros[64 << 10];
+	int ret = 0;
+
+	for (uint64_t done = 0, some; !ret && done < len; done += some) {
+		some = len - done < sizeof(zeros) ? len - done : sizeof(zeros);
+		ret = write_at(c, at + done, zeros, some);
+	}
+	return ret;
+}
+
+int snap_core_clear(struct snap_core *c, uint64_t at, uint64_t len)
+{
+	off_t data = lseek(c->fd, (off_t)at, SEEK_DATA);
+
+	if (data < 0 ? errno == ENXIO : (uint64_t)data >= at + len)
+		return 0;
+	if (!fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)len))
+		return 0;
+	return errno == EOPNOTSUPP ? write_zeros(c, at, len) : -errno;
+}
+
+static int write_zero_pages(struct snap_core *c, uint64_t at, uint64_t len)
+{
+	return c->rewrites ? snap_core_clear(c, at, len) : 0;
 }
 
 /* Pages of zeros become holes. */
@@ -97,7 +143,8 @@ int snap_core_write_at(struct snap_core *c, uint64_t at, const void *pages, uint
 		for (run = FERRY_PAGE; done + run < len; run += FERRY_PAGE)
 			if (scan_is_zero(data + done + run, FERRY_PAGE) != zero)
 				break;
-		int ret = zero ? 0 : write_at(c, at + done, data + done, run);
+		int ret = zero ? write_zero_pages(c, at + done, run)
+			       : write_at(c, at + done, data + done, run);
 		if (ret)
 			return ret;
 	}
@@ -217,7 +264,7 @@ static struct phdrs make_phdrs(struct snap_core *c)
 		qsort(c->absent, c->nabsent, sizeof(*c->absent), by_addr);
 	add_phdr(&p, (Elf64_Phdr){.p_type = PT_NOTE,
 				  .p_flags = PF_R,
-				  .p_offset = SNAP_NOTES_AT,
+				  .p_offset = c->notes_at,
 				  .p_filesz = c->notes_len,
 				  .p_align = 4});
 	for (size_t i = 0; i < c->maps->n; i++)
@@ -258,7 +305,7 @@ static int put_in_order(struct snap_core *c, int (*step)(void *arg, uint64_t wri
 int snap_core_finish(struct snap_core *c, int (*step)(void *arg, uint64_t written), void *arg)
 {
 	struct phdrs p = make_phdrs(c);
-	int ret = p.failed ? -ENOMEM : write_at(c, SNAP_NOTES_AT, c->notes, c->notes_len);
+	int ret = p.failed ? -ENOMEM : write_at(c, c->notes_at, c->notes, c->notes_len);
 
 	if (!ret)
 		ret = write_headers(c, &p);

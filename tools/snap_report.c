@@ -47,6 +47,32 @@ static struct json_object *live_to_json(const struct snap_maps *maps)
 	return list;
 }
 
+static void add_rounds(struct json_object *o, const struct snap_async *a)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (unsigned int i = 0; i < a->nrounds; i++) {
+		struct json_object *one = json_object_new_object();
+		add_int(one, "bytes", a->rounds[i].bytes);
+		add_ms(one, "ms", a->rounds[i].ns);
+		json_object_array_add(list, one);
+	}
+	json_object_object_add(o, "rounds", list);
+}
+
+static void add_way(struct json_object *o, const struct snap_result *r)
+{
+	if (!r->way)
+		return;
+	add_string(o, "way", r->way);
+	add_string(o, "way_reason", r->way_reason);
+	if (!r->async)
+		return;
+	add_ms(o, "first_stop_ms", r->first_stop_ns);
+	add_rounds(o, r->async);
+	add_int(o, "left_bytes", r->changed);
+}
+
 static struct json_object *to_json(const struct snap_options *options, const struct snap_result *r)
 {
 	struct json_object *o = json_object_new_object();
@@ -58,6 +84,7 @@ static struct json_object *to_json(const struct snap_options *options, const str
 	add_ms(o, "arm_ms", r->report.arm_ns);
 	add_ms(o, "total_ms", r->total_ns);
 	add_int(o, "threads", r->nthreads);
+	add_way(o, r);
 	if (r->track_stop_ns)
 		add_ms(o, "track_stop_ms", r->track_stop_ns);
 	if (options->base) {
@@ -93,8 +120,20 @@ static double mib(uint64_t bytes)
 
 static uint64_t saved(const struct snap_result *r)
 {
-	uint64_t others = r->copied + r->constant + r->live;
+	uint64_t others = r->copied + r->constant + r->live + (r->async ? r->same : 0);
 	return others + (r->report.data ? r->report.data : r->changed);
+}
+
+static void print_way(const struct snap_result *r)
+{
+	printf("way      %s: %s\n", r->way, r->way_reason);
+	if (!r->async)
+		return;
+	printf("rounds  ");
+	for (unsigned int i = 0; i < r->async->nrounds; i++)
+		printf(" %.1f", mib(r->async->rounds[i].bytes));
+	printf(" MiB; %.1f MiB were left; a first stop of %.1f ms\n", mib(r->changed),
+	       (double)r->first_stop_ns / 1e6);
 }
 
 static void print_text(const struct snap_options *options, const struct snap_result *r)
@@ -102,6 +141,8 @@ static void print_text(const struct snap_options *options, const struct snap_res
 	printf("%s: process %d, %zu thread%s, %.1f MiB in %.0f ms; it stood still for %.1f ms\n",
 	       options->path, (int)options->pid, r->nthreads, r->nthreads == 1 ? "" : "s",
 	       mib(saved(r)), (double)r->total_ns / 1e6, (double)r->stop_ns / 1e6);
+	if (r->way)
+		print_way(r);
 	if (r->track_stop_ns)
 		printf("tracking a second stop of %.1f ms\n", (double)r->track_stop_ns / 1e6);
 	if (options->base)

@@ -147,6 +147,11 @@ static int after_write(struct snap_job *job, int ret, uint64_t len)
 	return ret ? ret : snap_interrupted ? -EINTR : 0;
 }
 
+int snap_put_at(struct snap_job *job, uint64_t at, const void *pages, uint64_t len)
+{
+	return after_write(job, snap_core_write_at(&job->core, at, pages, len), len);
+}
+
 static int put(struct snap_job *job, uint64_t addr, const void *data, uint64_t len)
 {
 	return after_write(job, snap_core_write(&job->core, addr, data, len), len);
@@ -174,8 +179,8 @@ int snap_save_frozen(struct snap_job *job)
 /* What lies apart in memory mostly lies in a row in the file. */
 static int save_changed(struct snap_job *job)
 {
-	const struct snap_changes *c = &job->series.changes;
-	const char *data = job->series.changed;
+	const struct snap_changes *c = &job->changes;
+	const char *data = job->changed;
 	int ret = 0;
 
 	for (size_t i = 0; !ret && data && i < c->nchanged;) {
@@ -184,7 +189,7 @@ static int save_changed(struct snap_job *job)
 			len += c->changed[i++].len;
 		while (i < c->nchanged && len < PART &&
 		       snap_core_place(&job->core, c->changed[i].addr) == at + len);
-		ret = after_write(job, snap_core_write_at(&job->core, at, data, len), len);
+		ret = snap_put_at(job, at, data, len);
 		data += len;
 	}
 	return ret;

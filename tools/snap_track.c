@@ -56,8 +56,12 @@ int snap_track_register(int uffd, struct snap_maps *maps)
 		int ret = claim(uffd, m);
 		if (ret == -ESRCH || ret == -ENOMEM)
 			return ret;
-		if (ret)
+		if (ret) {
 			is_others(m);
+		} else {
+			m->way = SNAP_FROZEN;
+			m->why = NULL;
+		}
 	}
 	return 0;
 }
@@ -71,7 +75,7 @@ void snap_track_end(int uffd, const struct snap_maps *maps)
 
 /* ---- what has changed */
 
-static int add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
+int snap_span_add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
 {
 	/* Grows in powers of two. */
 	if (*n < 64 ? !*n : !(*n & (*n - 1))) {
@@ -93,10 +97,10 @@ static int note(struct snap_changes *c, const struct page_region *r, bool known)
 		return 0;
 	if (known && !(r->categories & PAGE_IS_WRITTEN)) {
 		c->same_bytes += len;
-		return add(&c->same, &c->nsame, r->start, len);
+		return snap_span_add(&c->same, &c->nsame, r->start, len);
 	}
 	c->changed_bytes += len;
-	return add(&c->changed, &c->nchanged, r->start, len);
+	return snap_span_add(&c->changed, &c->nchanged, r->start, len);
 }
 
 static const struct pm_scan_arg populated = {
@@ -211,6 +215,28 @@ static int protect(const struct snap_target *target, uint64_t start, uint64_t en
 			return n < 0 ? (int)n : -ESRCH;
 	}
 	return 0;
+}
+
+/*
+ * A huge page would be split to be protected in part, so a piece ends where one may begin. What is
+ * empty, or protected already, is passed over in one step.
+ */
+long snap_track_next(const struct snap_target *target, uint64_t *at, uint64_t end,
+		     struct page_region *vec, unsigned int n)
+{
+	struct pm_scan_arg find = to_protect;
+	uint64_t walk_end;
+
+	find.flags = 0;
+	find.max_pages = 1;
+	long ret = scan_call(target->pagemap, &find, *at, end, vec, 1, &walk_end);
+	if (ret <= 0) {
+		*at = end;
+		return ret;
+	}
+	uint64_t start = vec[0].start, stop = (start / FERRY_HUGE + 1) * FERRY_HUGE;
+	ret = scan_call(target->pagemap, &to_protect, start, stop < end ? stop : end, vec, n, at);
+	return ret >= 0 && *at <= start ? -ESRCH : ret;
 }
 
 int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n)

@@ -20,6 +20,7 @@
 #include "tools/tool.h"
 
 struct ferry_span;
+struct page_region;
 struct snap_map;
 struct snap_maps;
 struct snap_target;
@@ -31,6 +32,8 @@ struct snap_changes {
 	uint64_t same_bytes, changed_bytes;
 };
 
+/** A list that grows. */
+int snap_span_add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len);
 /** Make it one for tracking. 0 or -errno. */
 int snap_track_prepare(int uffd);
 /**
@@ -50,6 +53,13 @@ int snap_track_scan(struct snap_changes *changes, int uffd, const struct snap_ta
 void snap_changes_free(struct snap_changes *changes);
 /** Protect these; what isn't tracked, or is gone, is passed over. */
 int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n);
+/**
+ * The process runs. Protect the next pages of [*at, @end) that are populated and not protected: at
+ * most 2 MiB in @n runs, of which it returns how many there are; none of them lie before *at then.
+ * 0 and *at == @end: there are no more; -errno.
+ */
+long snap_track_next(const struct snap_target *target, uint64_t *at, uint64_t end,
+		     struct page_region *vec, unsigned int n);
 /** Undo: they count as changed again. */
 void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n);
 /** No mapping is tracked any more. */

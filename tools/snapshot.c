@@ -35,6 +35,9 @@ static const char help[] =
 	"  --incremental BASE        only what has changed since BASE, the last one that was tracked\n"
 	"  --compress                compress it with zstd: \"zstd -d\" gives the core file\n"
 	"  --limit-rate BYTES        write at most so much a second; K, M, G as usual\n"
+	"  --way sync|async|auto     freeze it, and save it while who writes waits; save it while it\n"
+	"                            runs, and what it has changed again, and freeze only what is\n"
+	"                            left if that gets no less; or as it seems best, the default\n"
 	"  --max-extra-memory BYTES  use at most so much for what the process changes before it is\n"
 	"                            saved: then it waits; 8M at least\n"
 	"  --json                    print the report for programs\n"
@@ -75,6 +78,20 @@ static bool read_pid(const char *word, pid_t *pid)
 	return !errno && word[0] >= '0' && word[0] <= '9' && !*end && value > 0 && *pid == value;
 }
 
+static bool read_way(const char *word, struct snap_options *o)
+{
+	static const char *const ways[] = {
+		[WAY_AUTO] = "auto", [WAY_SYNC] = "sync", [WAY_ASYNC] = "async"};
+
+	for (unsigned int i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+		if (strcmp(word, ways[i]) != 0)
+			continue;
+		o->way = i;
+		return true;
+	}
+	return false;
+}
+
 static int read_option(struct snap_options *o, int letter, const char *word)
 {
 	switch (letter) {
@@ -107,6 +124,10 @@ static int read_option(struct snap_options *o, int letter, const char *word)
 	case 'z':
 		o->compress = true;
 		return 0;
+	case 'w':
+		return read_way(optarg, o)
+			       ? 0
+			       : say_usage(ME, "--way %s: there is sync, async and auto", optarg);
 	case 'j':
 		o->json = true;
 		return 0;
@@ -115,6 +136,19 @@ static int read_option(struct snap_options *o, int letter, const char *word)
 	default:
 		return say_usage(ME, "%s: not an option", word);
 	}
+}
+
+static int check_way(const struct snap_options *o)
+{
+	if (o->way != WAY_AUTO && (o->track || o->base))
+		return say_usage(ME,
+				 "--way is for a single snapshot: --track and --incremental have "
+				 "their own");
+	if (o->way == WAY_ASYNC && o->compress)
+		return say_usage(ME,
+				 "--way async writes some of the file twice, which can't be done "
+				 "to a compressed one: leave out --compress");
+	return 0;
 }
 
 /* Returns 0 to go on, 1 when help was asked for, 2 after an error. */
@@ -128,6 +162,7 @@ static int read_options(int argc, char **argv, struct snap_options *o)
 					      {"track", no_argument, NULL, 't'},
 					      {"untrack", no_argument, NULL, 'u'},
 					      {"incremental", required_argument, NULL, 'b'},
+					      {"way", required_argument, NULL, 'w'},
 					      {"json", no_argument, NULL, 'j'},
 					      {"help", no_argument, NULL, 'h'},
 					      {0}};
@@ -150,7 +185,9 @@ static int read_options(int argc, char **argv, struct snap_options *o)
 		return o->path || o->track || o->base
 			       ? say_usage(ME, "--untrack makes no file: leave the rest out")
 			       : 0;
-	return o->path && *o->path ? 0 : say_usage(ME, "-o is missing");
+	if (!o->path || !*o->path)
+		return say_usage(ME, "-o is missing");
+	return check_way(o);
 }
 
 /* ---- */
@@ -211,7 +248,7 @@ static int lay_out(struct snap_job *job)
 	void *notes = snap_notes(&job->target, &job->threads, &job->maps,
 				 job->series.state ? &job->series.ident : NULL, &len);
 
-	struct snap_maps *maps = notes ? snap_series_parts(job) : NULL;
+	struct snap_maps *maps = notes ? snap_changed_parts(job) : NULL;
 
 	if (!maps) {
 		free(notes);
@@ -254,9 +291,11 @@ static int freeze_all(struct snap_job *job, struct why *why)
 					 why);
 
 	ret = uffd < 0 ? uffd : freeze(job, uffd, why);
-	if (!ret)
-		snap_series_frozen(job);
-	return ret;
+	if (ret)
+		return ret;
+	job->snap->keep = job->series.state != SERIES_NONE;
+	snapshot_skip(job->snap, job->changes.same, job->changes.nsame);
+	return 0;
 }
 
 /* All that happens while it stands still. */
@@ -270,7 +309,7 @@ static int freeze_stopped(struct snap_job *job, struct why *why)
 	ret = snap_maps_read(&job->maps, pid);
 	if (ret)
 		return why_set(why, ret, "process %d has ended", (int)pid);
-	ret = snap_series_changes(job, why);
+	ret = job->async.used ? snap_async_changes(job, why) : snap_series_changes(job, why);
 	if (ret > 0)
 		ret = freeze_all(job, why);
 	if (ret)
@@ -327,8 +366,45 @@ static int stop_and_freeze(struct snap_job *job, struct why *why)
 	snap_continue(&job->threads);
 	job->result.stop_ns = snap_stood_ns(&job->threads);
 	job->result.nthreads = job->threads.n;
+	snap_async_release(job);
+	snap_way_found(job);
 	park("snapshot.running");
 	return ret;
+}
+
+/* ---- saved while it runs */
+
+static int fetch_stopped(struct snap_job *job, struct why *why)
+{
+	struct snap_maps maps = {0};
+	int ret = snap_reopen(&job->target, why);
+
+	if (!ret && snap_maps_read(&maps, job->target.pid))
+		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
+	if (!ret)
+		ret = snap_changed_uffd(job, &maps, &job->async.uffd, why);
+	snap_maps_free(&maps);
+	return ret;
+}
+
+/* It stops for a moment to have a userfaultfd made, and is saved while it goes on. */
+static int save_running(struct snap_job *job, struct why *why)
+{
+	int ret = stop(job, why);
+
+	if (ret)
+		return ret;
+	ret = fetch_stopped(job, why);
+	snap_continue(&job->threads);
+	job->result.first_stop_ns = snap_stood_ns(&job->threads);
+	snap_threads_free(&job->threads);
+	if (ret == -EOPNOTSUPP && snap_way_can_be_sync(job)) {
+		snap_async_release(job);
+		return 0;
+	}
+	park("snapshot.tracking");
+	job->expected = snap_rss(job->target.pid);
+	return ret ? ret : snap_async_save(job, why);
 }
 
 static int prepare(struct snap_job *job, struct why *why)
@@ -355,16 +431,6 @@ static uint64_t resident(const struct snap_maps *maps)
 	return bytes;
 }
 
-static uint64_t rss_of(pid_t pid)
-{
-	char *text = snap_read_proc(pid, "status", NULL);
-	const char *line = text ? strstr(text, "\nRssAnon:") : NULL;
-	uint64_t kib = line ? strtoull(line + 9, NULL, 10) : 0;
-
-	free(text);
-	return kib * 1024;
-}
-
 static int save_frozen(struct snap_job *job, struct why *why)
 {
 	int ret = snapshot_serve(job->snap);
@@ -377,9 +443,12 @@ static int save_frozen(struct snap_job *job, struct why *why)
 static int save(struct snap_job *job, struct why *why)
 {
 	/* Better than nothing, and better than to let it wait until all is known. */
-	job->expected = (job->snap ? rss_of(job->target.pid) : job->result.changed) +
-			job->result.copied + resident(&job->maps);
-	int ret = job->snap ? save_frozen(job, why) : 0;
+	uint64_t frozen = job->snap && !job->async.used ? snap_rss(job->target.pid)
+							: job->result.changed;
+	job->expected = job->done + frozen + job->result.copied + resident(&job->maps);
+	int ret = snap_async_clear(job);
+	if (!ret && job->snap)
+		ret = save_frozen(job, why);
 	if (!ret)
 		ret = snap_save_rest(job);
 	if (!ret)
@@ -401,6 +470,8 @@ static void finish(struct snap_job *job)
 {
 	ferry_snapshot_end(job->snap);
 	snap_series_end(job);
+	snap_async_end(job);
+	snap_changed_free(job);
 	snap_core_close(&job->core);
 	snap_copies_free(job);
 	snap_threads_free(&job->threads);
@@ -419,7 +490,9 @@ static int report(struct snap_job *job, int ret, const struct why *why)
 	}
 	r->total_ns = (uint64_t)(clock_ns() - job->begin_ns);
 	r->written = job->core.written;
-	r->extra_peak = r->report.extra_peak + r->copied + (job->series.changed ? r->changed : 0);
+	r->extra_peak = r->report.extra_peak + r->copied + (job->changed ? r->changed : 0);
+	if (job->async.used && r->extra_peak < SNAP_PIECE)
+		r->extra_peak = SNAP_PIECE;
 	r->maps = &job->maps;
 	snap_print(job->options, r);
 	if (!r->report.lost)
@@ -450,6 +523,7 @@ int cmd_snapshot(int argc, char **argv)
 			       .begin_ns = clock_ns(),
 			       .core.fd = -1,
 			       .series = {.holder = {.sock = -1, .uffd = -1}, .listener = -1},
+			       .async.uffd = -1,
 			       .target = {.pidfd = -1, .mem = -1, .pagemap = -1}};
 	struct why why = {""};
 	int status = read_options(argc, argv, &options);
@@ -463,6 +537,8 @@ int cmd_snapshot(int argc, char **argv)
 	catch_signals();
 	file_limits_are_errors();
 	int ret = prepare(&job, &why);
+	if (!ret && snap_way_is_async(&job))
+		ret = save_running(&job, &why);
 	if (!ret)
 		ret = stop_and_freeze(&job, &why);
 	if (!ret)

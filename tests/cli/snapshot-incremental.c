@@ -3,9 +3,6 @@
 /* needs: userfaultfd */
 /* Increments: added to their base they are what a full snapshot is, whatever the process did. */
 #include <elf.h>
-#include <fcntl.h>
-#include <linux/io_uring.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,306 +13,15 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "tests/lib/subject.h"
-
-#define SCENE_LEN (24ul << 20)
-#define PART_LEN  (SCENE_LEN / 8)
-#define HOLE      (64 * PAGE)
-
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
-
-/* ---- a process that does what it is told */
-
-struct scene {
-	char *mem;
-	volatile uint32_t step, done;
-	volatile bool write, written; /* by another process, which has the same memory */
-	bool huge;
-};
-
-static char *part(const struct scene *s, unsigned int i)
-{
-	return s->mem + i * PART_LEN;
-}
-
-static void fill(char *at, size_t len, uint64_t seed)
-{
-	for (size_t i = 0; i < len; i += PAGE)
-		fill_page(at + i, seed + i);
-}
-
-static void move(struct scene *s)
-{
-	char *to = map_memory(PART_LEN, 0);
-
-	/* Beside what is moved from elsewhere lies what was there before. */
-	check(mremap(part(s, 3), PART_LEN / 2, PART_LEN / 2, MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
-	      to);
-	check(mmap(part(s, 3), PART_LEN / 2, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == part(s, 3));
-	fill(part(s, 3), PAGE, 31);
-	/* From there to where something else, unchanged, is in the base. */
-	check(mremap(to, HOLE, HOLE, MREMAP_MAYMOVE | MREMAP_FIXED, part(s, 4)) == part(s, 4));
-}
-
-/* A page that had been changed, one that hadn't, and one that was empty. */
-static int write_beside(void *arg)
-{
-	struct scene *s = arg;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (!s->write)
-		usleep(1000);
-	part(s, 0)[1] = part(s, 1)[1] = part(s, 2)[PART_LEN - PAGE] = 5;
-	s->written = true;
-	_exit(0);
-}
-
-static void share(struct scene *s)
-{
-	static char stack[16 * PAGE] __attribute__((aligned(PAGE)));
-
-	check(clone(write_beside, stack + sizeof(stack), CLONE_VM | SIGCHLD, s) > 0);
-	part(s, 0)[0] ^= 1;
-}
-
-static bool pin_part(struct scene *s)
-{
-	struct io_uring_params params = {0};
-	struct iovec buffer = {part(s, 0), HOLE};
-	int ring = (int)syscall(SYS_io_uring_setup, 1, &params);
-
-	return ring >= 0 &&
-	       !syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1);
-}
-
-enum { GUARD = 20, DONT_DUMP, DO_DUMP, SHARE, MERGE, PIN };
-
-static void act(struct scene *s, uint32_t step)
-{
-	switch (step) {
-	case GUARD:
-		s->written = !madvise(part(s, 0), PAGE, MADV_GUARD_INSTALL);
-		part(s, 0)[PAGE] ^= 1;
-		break;
-	case DONT_DUMP:
-		madvise(part(s, 0), PART_LEN, MADV_DONTDUMP);
-		break;
-	case DO_DUMP:
-		madvise(part(s, 0), PART_LEN, MADV_DODUMP);
-		break;
-	case PIN:
-		s->written = pin_part(s);
-		break;
-	case MERGE:
-		for (size_t i = 0; i < HOLE; i += PAGE)
-			fill_page(part(s, 0) + i, 5);
-		s->written = !madvise(part(s, 0), HOLE, MADV_MERGEABLE);
-		break;
-	case SHARE:
-		share(s);
-		break;
-	case 1: /* write, here and there */
-		for (size_t i = 0; i < PART_LEN; i += 16 * PAGE)
-			part(s, 0)[i + i / 16 % PAGE] ^= 1;
-		break;
-	case 2:
-		munmap(part(s, 1), PART_LEN / 2);
-		break;
-	case 3: /* discard, and touch again: by a read, by a write */
-		madvise(part(s, 2), PART_LEN / 2, MADV_DONTNEED);
-		check_equal(part(s, 2)[PAGE], 0);
-		fill(part(s, 2) + 2 * PAGE, PAGE, 77);
-		break;
-	case 4:
-		move(s);
-		break;
-	case 5: /* where something was unmapped there is something new, and elsewhere as well */
-		check(mmap(part(s, 1), HOLE, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == part(s, 1));
-		fill(part(s, 1), HOLE / 2, 12);
-		fill(map_memory(HOLE, 0), HOLE, 13);
-		break;
-	case 6: /* can't be read by itself; written by kernel code; shared with a child for a while
-		 */
-		fill(part(s, 5), PAGE, 55);
-		check_equal(mprotect(part(s, 5), 2 * PAGE, PROT_NONE), 0);
-		int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-		check_equal(read(fd, part(s, 6), 3 * PAGE), 3 * PAGE);
-		close(fd);
-		pid_t child = fork();
-		if (!child)
-			_exit(part(s, 7)[0] = 1);
-		waitpid(child, NULL, 0);
-		fill(part(s, 7) + PAGE, PAGE, 70);
-		break;
-	case 7: /* every other page: more pieces than the kernel tells at once, three times */
-		for (size_t i = 2 * PAGE; i < 2 * PART_LEN + PART_LEN / 10; i += 2 * PAGE)
-			part(s, 5)[i] ^= 3;
-		break;
-	case 8: /* all of it, more than is copied while it stands still */
-		fill(part(s, 5) + 2 * PAGE, 3 * PART_LEN - 2 * PAGE, 99);
-		fill(part(s, 4), PART_LEN, 98);
-		break;
-	}
-}
-
-#define STEPS 8u
-
-__attribute__((noreturn)) static int run_scene(void *arg)
-{
-	struct scene *s = arg;
-
-	alarm(300);
-	pin();
-	if (s->huge)
-		make_huge(s->mem, SCENE_LEN);
-	else
-		madvise(s->mem, SCENE_LEN, MADV_NOHUGEPAGE);
-	/* Some of it is empty. */
-	for (unsigned int i = 0; i < 8; i++)
-		fill(part(s, i), PART_LEN - HOLE, 1000ul * i);
-	for (;;) {
-		uint32_t step = s->step;
-		if (step && s->done != step) {
-			act(s, step);
-			s->done = step;
-		} else {
-			usleep(1000);
-		}
-	}
-}
-
-static struct scene *scene_start(bool huge, pid_t *pid)
-{
-	struct scene *s = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-			       0);
-
-	s->mem = map_memory(SCENE_LEN, 0);
-	s->huge = huge;
-	*pid = spawn(run_scene, s);
-	/* It has begun when it does nothing. */
-	s->step = STEPS + 1;
-	while (s->done != s->step)
-		usleep(1000);
-	return s;
-}
-
-static void scene_act(struct scene *s, uint32_t step)
-{
-	s->step = step;
-	for (int64_t until = now_ms() + 10000; s->done != step;) {
-		assert_true(now_ms() < until);
-		usleep(500);
-	}
-}
-
-static void stop(pid_t pid)
-{
-	kill(pid, SIGSTOP);
-	wait_stopped(pid);
-}
-
-static void scene_end(struct scene *s, pid_t pid)
-{
-	kill_and_reap(pid);
-	unmap(s->mem, SCENE_LEN);
-	unmap(s, PAGE);
-}
+#include "tests/lib/scene.h"
 
 /* ---- the command */
-
-static const char *limits = ""; /* for the shell that runs it */
-
-/* In the folder of the files; returns the exit status. */
-__attribute__((format(printf, 1, 2))) static int ferry(const char *format, ...)
-{
-	const char *build = getenv("B");
-	char args[600], command[1200], cwd[256];
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(args, sizeof(args), format, ap);
-	va_end(ap);
-	assert_non_null(getcwd(cwd, sizeof(cwd)));
-	snprintf(command, sizeof(command),
-		 "%scd ${0%%/*} && %s/%s/park/pageferry snapshot %s >%s 2>%s", limits, cwd,
-		 build ? build : "build", args, report, errors);
-	char *argv[] = {"sh", "-c", command, core, NULL};
-	pid_t pid = fork();
-	if (!pid) {
-		execv("/bin/sh", argv);
-		_exit(99);
-	}
-	int status = 0;
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
 
 /* To a list of files. */
 static void append(char all[256], const char *name)
 {
 	size_t len = strlen(all);
 	snprintf(all + len, 256 - len, " %s", name);
-}
-
-static void assert_done(int status)
-{
-	if (status)
-		said(errors, "nothing like it");
-	assert_int_equal(status, 0);
-}
-
-static char *in_dir(const char *name)
-{
-	static char paths[4][96];
-	static unsigned int turn;
-	char *path = paths[turn++ % 4];
-
-	snprintf(path, sizeof(paths[0]), "%.*s%s", (int)(strrchr(core, '/') + 1 - core), core,
-		 name);
-	return path;
-}
-
-static struct elf open_core(const char *name)
-{
-	char before[sizeof(core)];
-
-	memcpy(before, core, sizeof(core));
-	snprintf(core, sizeof(core), "%s", in_dir(name));
-	struct elf e = elf_open();
-	memcpy(core, before, sizeof(core));
-	return e;
-}
-
-/* Is everything that @a has in @b, too? */
-static void assert_has_all(const struct elf *a, const struct elf *b)
-{
-	const Elf64_Ehdr *head = (const void *)a->data;
-	const Elf64_Phdr *p = (const void *)(a->data + head->e_phoff);
-
-	for (unsigned int i = 0; i < head->e_phnum; i++) {
-		for (uint64_t at = 0; p[i].p_type == PT_LOAD && at < p[i].p_filesz; at += PAGE) {
-			const void *addr = (const void *)(uintptr_t)(p[i].p_vaddr + at);
-			const char *there = elf_at(b, addr, PAGE);
-			if (!there)
-				fail_msg("%p is missing", addr);
-			else if (memcmp(a->data + p[i].p_offset + at, there, PAGE) != 0)
-				fail_msg("%p differs", addr);
-		}
-	}
-}
-
-static void assert_same(const char *x, const char *y)
-{
-	struct elf a = open_core(x), b = open_core(y);
-
-	assert_has_all(&a, &b);
-	assert_has_all(&b, &a);
-	munmap((void *)(uintptr_t)a.data, a.len);
-	munmap((void *)(uintptr_t)b.data, b.len);
 }
 
 static bool is_tracked(pid_t pid)
@@ -376,15 +82,15 @@ static void whatever_it_does(bool huge, const char *more)
 
 	assert_done(base(pid, more));
 	assert_true(is_tracked(pid));
-	for (unsigned int step = 1; step <= STEPS + 1; step++) {
+	for (unsigned int step = 1; step <= SCENE_STEPS + 1; step++) {
 		scene_act(s, step);
-		if (step == STEPS + 1)
-			stop(pid);
+		if (step == SCENE_STEPS + 1)
+			scene_stop(pid);
 		snprintf(to, sizeof(to), "i%u", step);
 		assert_done(increment(pid, from, to, step % 2 ? FEW : more));
 		/* Little is copied, much is frozen. */
-		assert_true(said(report,
-				 step == STEPS ? "frozen_bytes\": [1-9]" : "frozen_bytes\": 0"));
+		assert_true(said(report, step == SCENE_STEPS ? "frozen_bytes\": [1-9]"
+							     : "frozen_bytes\": 0"));
 		memcpy(from, to, sizeof(to));
 		append(all, to);
 	}
@@ -441,7 +147,7 @@ static void test_meanwhile(void **state)
 		assert_int_equal(rename(core, in_dir(i ? "i1" : "base")), 0);
 		scene_act(s, i ? 10 : 8);
 	}
-	stop(pid);
+	scene_stop(pid);
 	assert_done(increment(pid, "i1", "i2", ""));
 	assert_true(said(report, "frozen_bytes\": 0"));
 	assert_done(ferry("merge base i1 i2 -o merged"));
@@ -468,15 +174,15 @@ static void test_guard(void **state)
 
 	(void)state;
 	assert_done(base(pid, ""));
-	scene_act(s, GUARD);
+	scene_act(s, SCENE_GUARD);
 	if (!s->written)
 		SKIP("this kernel has no guard pages in the page table: Linux 6.13 has");
 	assert_done(increment(pid, "base", "i1", ""));
 	assert_done(increment(pid, "i1", "i2", ""));
 	assert_done(ferry("merge base i1 i2 -o merged"));
-	struct elf e = open_core("merged");
-	assert_null(elf_at(&e, part(s, 0), PAGE));
-	const char *beside = elf_at(&e, part(s, 0) + PAGE, PAGE);
+	struct elf e = elf_open_in_dir("merged");
+	assert_null(elf_at(&e, scene_part(s, 0), PAGE));
+	const char *beside = elf_at(&e, scene_part(s, 0) + PAGE, PAGE);
 	assert_non_null(beside);
 	assert_false(page_has(beside, PAGE) || page_is_zero(beside));
 	munmap((void *)(uintptr_t)e.data, e.len);
@@ -491,10 +197,10 @@ static void test_left_out(void **state)
 
 	(void)state;
 	assert_done(base(pid, ""));
-	scene_act(s, DONT_DUMP);
+	scene_act(s, SCENE_DONT_DUMP);
 	assert_done(increment(pid, "base", "i1", ""));
-	scene_act(s, DO_DUMP);
-	stop(pid);
+	scene_act(s, SCENE_DO_DUMP);
+	scene_stop(pid);
 	assert_done(increment(pid, "i1", "i2", ""));
 	end_with_same(s, pid, "base i1 i2");
 }
@@ -507,7 +213,7 @@ static void test_merged_memory(void **state)
 
 	(void)state;
 	unlink(in_dir("merged"));
-	scene_act(s, MERGE);
+	scene_act(s, SCENE_MERGE);
 	if (!s->written || !ksm_begin())
 		SKIP("the kernel has no KSM, or this user can't switch it on");
 	refused(ferry("--pid %d -o merged", (int)pid), "has memory that KSM may merge");
@@ -518,7 +224,7 @@ static void test_merged_memory(void **state)
 	     !file_has(pid, "ksm_merging_pages", "[1-9]") && now_ms() < until;)
 		usleep(10000);
 	scene_act(s, 1);
-	stop(pid);
+	scene_stop(pid);
 	assert_done(increment(pid, "base", "i1", ""));
 	ksm_end();
 	end_with_same(s, pid, "base i1");
@@ -533,7 +239,7 @@ static void test_pinned(void **state)
 	(void)state;
 	unlink(in_dir("merged"));
 	assert_done(base(pid, ""));
-	scene_act(s, PIN);
+	scene_act(s, SCENE_PIN);
 	if (!s->written)
 		SKIP("this kernel has no io_uring");
 	refused(increment(pid, "base", "merged", ""), "has pinned memory");
@@ -555,7 +261,7 @@ static void test_shared_memory(void **state)
 
 	(void)state;
 	assert_done(base(pid, ""));
-	scene_act(s, SHARE);
+	scene_act(s, SCENE_SHARE);
 	pid_t command = spawn(run_command, &c);
 	wait_stopped(command);
 	s->write = true;
@@ -564,7 +270,7 @@ static void test_shared_memory(void **state)
 	kill(command, SIGCONT);
 	assert_int_equal(wait_exit(command), 0);
 	assert_int_equal(rename(core, in_dir("i1")), 0);
-	stop(pid);
+	scene_stop(pid);
 	assert_done(increment(pid, "i1", "i2", ""));
 	end_with_same(s, pid, "base i1 i2");
 }
@@ -693,7 +399,7 @@ static void test_interrupted(void **state)
 		scene_act(s, i + 3);
 	}
 	assert_done(increment(pid, "base", "i1", ""));
-	stop(pid);
+	scene_stop(pid);
 	assert_done(increment(pid, "i1", "i2", ""));
 	assert_done(ferry("merge base i1 i2 -o merged"));
 	assert_done(ferry("--pid %d --untrack", (int)pid));
@@ -801,11 +507,11 @@ static void test_wrong_files(void **state)
 	assert_int_equal(ferry("merge base i1"), 2);
 	assert_done(ferry("merge base i1 i2 -o merged"));
 	unlink(in_dir("merged"));
-	limits = "ulimit -f 100; ";
+	ferry_limits = "ulimit -f 100; ";
 	refused(ferry("merge base i1 i2 -o merged"), "^pageferry: merged: File too large");
 	refused(ferry("merge base i1 i2 -o merged --compress"),
 		"^pageferry: merged: File too large");
-	limits = "";
+	ferry_limits = "";
 	assert_true(nothing_left());
 	scene_end(s, pid);
 	scene_end(o, other);

@@ -6,6 +6,9 @@
 
 #include "tests/lib/ledger.h"
 
+unsigned int ledger_nap_us;
+size_t ledger_used;
+
 struct clerk {
 	char *mem;
 	size_t naccounts;
@@ -46,6 +49,8 @@ static void *work(void *arg)
 		*account(c->mem, to) += sum;
 		j->active = 0;
 		j->moves++;
+		if (ledger_nap_us)
+			usleep(ledger_nap_us);
 	}
 	return NULL;
 }
@@ -60,7 +65,7 @@ void ledger_open(char *mem, size_t len)
 		*account(mem, i) = LEDGER_EACH;
 	for (unsigned int i = 0; i < LEDGER_CLERKS; i++) {
 		pthread_t thread;
-		clerks[i] = (struct clerk){mem, n, i};
+		clerks[i] = (struct clerk){mem, ledger_used ? ledger_used : n, i};
 		check_equal(pthread_create(&thread, NULL, work, &clerks[i]), 0);
 	}
 }

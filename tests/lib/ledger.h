@@ -17,6 +17,10 @@ struct journal {
 	volatile int64_t old_from, old_to;
 };
 
+/* For clerks that are started afterwards: to wait after each transfer, to use but the first
+ * accounts (0: all). */
+extern unsigned int ledger_nap_us;
+extern size_t ledger_used;
 /* Start the clerks, which never end. @mem: at least 16 pages, to be filled. */
 void ledger_open(char *mem, size_t len);
 /* How much money is missing in an image; 0 for one that is whole. */

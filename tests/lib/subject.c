@@ -253,6 +253,11 @@ void target_end(struct target *t)
 char core[64], report[64], errors[64];
 static char dir[56];
 
+static bool is_in_series(const struct command *c)
+{
+	return c->option && (!strcmp(c->option, "--track") || !strcmp(c->option, "--incremental"));
+}
+
 int run_command(void *arg)
 {
 	const struct command *c = arg;
@@ -269,6 +274,10 @@ int run_command(void *arg)
 		args[n++] = c->option;
 		if (c->value)
 			args[n++] = c->value;
+	}
+	if (!is_in_series(c)) {
+		args[n++] = "--way";
+		args[n++] = c->way ? c->way : "sync";
 	}
 	if (c->rate) {
 		args[n++] = "--limit-rate";
@@ -356,6 +365,91 @@ int64_t missing_in_core(const struct target *t)
 	int64_t missing = ledger_missing(mem, ledger_len);
 	munmap((void *)(uintptr_t)e.data, e.len);
 	return missing;
+}
+
+/* ---- files side by side */
+
+const char *ferry_limits = "";
+
+int ferry(const char *format, ...)
+{
+	const char *build = getenv("B");
+	char args[600], command[1200], cwd[256];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(args, sizeof(args), format, ap);
+	va_end(ap);
+	assert_non_null(getcwd(cwd, sizeof(cwd)));
+	snprintf(command, sizeof(command),
+		 "%scd ${0%%/*} && %s/%s/park/pageferry snapshot %s >%s 2>%s", ferry_limits, cwd,
+		 build ? build : "build", args, report, errors);
+	char *argv[] = {"sh", "-c", command, core, NULL};
+	pid_t pid = fork();
+	if (!pid) {
+		execv("/bin/sh", argv);
+		_exit(99);
+	}
+	int status = 0;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void assert_done(int status)
+{
+	if (status)
+		said(errors, "nothing like it");
+	assert_int_equal(status, 0);
+}
+
+char *in_dir(const char *name)
+{
+	static char paths[4][96];
+	static unsigned int turn;
+	char *path = paths[turn++ % 4];
+
+	snprintf(path, sizeof(paths[0]), "%.*s%s", (int)(strrchr(core, '/') + 1 - core), core,
+		 name);
+	return path;
+}
+
+struct elf elf_open_in_dir(const char *name)
+{
+	char before[sizeof(core)];
+
+	memcpy(before, core, sizeof(core));
+	snprintf(core, sizeof(core), "%s", in_dir(name));
+	struct elf e = elf_open();
+	memcpy(core, before, sizeof(core));
+	return e;
+}
+
+/* Is everything that @a has in @b, too? */
+static void assert_has_all(const struct elf *a, const struct elf *b)
+{
+	const Elf64_Ehdr *head = (const void *)a->data;
+	const Elf64_Phdr *p = (const void *)(a->data + head->e_phoff);
+
+	for (unsigned int i = 0; i < head->e_phnum; i++) {
+		for (uint64_t at = 0; p[i].p_type == PT_LOAD && at < p[i].p_filesz; at += PAGE) {
+			const void *addr = (const void *)(uintptr_t)(p[i].p_vaddr + at);
+			const char *there = elf_at(b, addr, PAGE);
+			if (!there)
+				fail_msg("%p is missing", addr);
+			else if (memcmp(a->data + p[i].p_offset + at, there, PAGE) != 0)
+				fail_msg("%p differs", addr);
+		}
+	}
+}
+
+void assert_same(const char *x, const char *y)
+{
+	struct elf a = elf_open_in_dir(x), b = elf_open_in_dir(y);
+
+	assert_has_all(&a, &b);
+	assert_has_all(&b, &a);
+	munmap((void *)(uintptr_t)a.data, a.len);
+	munmap((void *)(uintptr_t)b.data, b.len);
 }
 
 bool subject_begin(void)

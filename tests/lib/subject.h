@@ -32,6 +32,7 @@ struct command {
 	const char *park;
 	const char *option, *value;
 	const char *rate;
+	const char *way; /* NULL: sync */
 	uid_t uid;
 	void (*prepare)(void); /* of the process that becomes it */
 	pid_t pid;
@@ -73,8 +74,20 @@ int snapshot(const struct target *t);
 bool said(const char *file, const char *what);
 bool nothing_left(void);
 struct elf elf_open(void);
+/* Another file in the folder of the files. */
+struct elf elf_open_in_dir(const char *name);
 /* What the file has of @addr; NULL: it is in no segment, or in one without contents. */
 const char *elf_at(const struct elf *e, const void *addr, size_t len);
 int64_t missing_in_core(const struct target *t);
+
+/* Run "pageferry snapshot" with arguments, in the folder of the files; the exit status. */
+extern const char *ferry_limits; /* for the shell that runs it */
+__attribute__((format(printf, 1, 2))) int ferry(const char *format, ...);
+/* It is 0. */
+void assert_done(int status);
+/* The path of a file there; good for four calls. */
+char *in_dir(const char *name);
+/* Have these two all contents in common? */
+void assert_same(const char *x, const char *y);
 
 #endif

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT
+/* timeout: 600 */
+/* needs: userfaultfd */
+/*
+ * pageferry snapshot --way: saved while it runs, and what it has changed again; then frozen, if
+ * that gets no less. The image is of one moment whatever the process did meanwhile.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <linux/seccomp.h>
+
+#include "tests/lib/forbid.h"
+#include "tests/lib/scene.h"
+
+/* ---- targets that never stand still */
+
+/* What is written in a round is a part of what was written in the one before. */
+static void be_slow(void)
+{
+	ledger_nap_us = 3000;
+}
+
+/* Little is changed, but again and again. */
+static void be_narrow(void)
+{
+	ledger_used = 2048;
+}
+
+/* Returns how many were saved in this way. */
+static unsigned int many_images(void (*prepare)(void), const char *way, unsigned int *images)
+{
+	struct target t;
+	unsigned int so = 0;
+	int64_t until = now_ms() + 20000;
+
+	target_start(&t, prepare);
+	for (*images = 0; *images < 100 && now_ms() < until; ++*images) {
+		assert_done(snapshot_with(&t, (struct command){.way = "async"}));
+		int64_t missing = missing_in_core(&t);
+		if (missing)
+			fail_msg("image %u is torn: %lld is missing", *images, (long long)missing);
+		so += said(report, way);
+	}
+	print_message("# %u images, of which %u in this way\n", *images, so);
+	assert_true(*images >= 5);
+	assert_unharmed(&t);
+	target_end(&t);
+	return so;
+}
+
+static void test_converges(void **state)
+{
+	unsigned int images;
+
+	(void)state;
+	assert_true(many_images(be_slow, "each round had less", &images) > 0);
+	assert_true(said(report, "\"way\": \"async\""));
+}
+
+static void test_stays_little(void **state)
+{
+	unsigned int images;
+
+	(void)state;
+	unsigned int so = many_images(be_narrow, "\"way\": \"async\"", &images);
+	assert_int_equal(so, images);
+}
+
+static void test_both(void **state)
+{
+	unsigned int images;
+
+	(void)state;
+	assert_true(many_images(NULL, "\"way\": \"both\"", &images) > 0);
+	assert_true(said(report, "\"rounds\": \\["));
+}
+
+/* What is read of slow ones without a second look is torn as well. */
+static void test_torn(void **state)
+{
+	struct target t;
+	unsigned int torn = 0;
+
+	(void)state;
+	target_start(&t, be_slow);
+	for (unsigned int i = 0; i < 20; i++)
+		torn += missing_now(&t) != 0;
+	print_message("# %u of 20 are torn\n", torn);
+	assert_true(torn > 5);
+	target_end(&t);
+}
+
+/* ---- what it does in between */
+
+static const char *const moments[] = {"snapshot.tracking", "snapshot.protected", "snapshot.read",
+				      "snapshot.round"};
+
+/* Then it stands still until the end, so that another snapshot has the same. */
+static void acts(bool huge, const char *moment, const char *option, const char *value)
+{
+	static const uint32_t steps[] = {SCENE_ZERO, SCENE_GROW, 1, 2, 3, 4, 5, 6, 7};
+	pid_t pid;
+	struct scene *s = scene_start(huge, &pid);
+	struct command c = {
+		.park = moment, .way = "async", .option = option, .value = value, .pid = pid};
+	pid_t command = spawn(run_command, &c);
+
+	wait_stopped(command);
+	for (unsigned int i = 0; i < COUNT(steps); i++)
+		scene_act(s, steps[i]);
+	scene_stop(pid);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+	assert_true(said(report, "\"way\": \"async\""));
+	assert_int_equal(rename(core, in_dir("async")), 0);
+	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
+	assert_same("sync", "async");
+	scene_end(s, pid);
+}
+
+static void test_acts(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < 2 * COUNT(moments); i++)
+		acts(i % 2, moments[i / 2], NULL, NULL);
+}
+
+/* After the last round it writes more than is copied. */
+static void test_acts_and_is_frozen(void **state)
+{
+	static const uint32_t steps[] = {8, SCENE_ZERO, 3, 4, 5};
+
+	(void)state;
+	for (unsigned int huge = 0; huge < 2; huge++) {
+		pid_t pid;
+		struct scene *s = scene_start(huge, &pid);
+		struct command c = {.park = "snapshot.rounds",
+				    .way = "async",
+				    .option = "--max-extra-memory",
+				    .value = "8M",
+				    .pid = pid};
+		pid_t command = spawn(run_command, &c);
+		wait_stopped(command);
+		for (unsigned int i = 0; i < COUNT(steps); i++)
+			scene_act(s, steps[i]);
+		scene_stop(pid);
+		kill(command, SIGCONT);
+		assert_done(wait_exit(command));
+		assert_true(said(report, "\"way\": \"both\""));
+		assert_int_equal(rename(core, in_dir("async")), 0);
+		assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
+		assert_same("sync", "async");
+		scene_end(s, pid);
+	}
+}
+
+/* A file system that can't make holes. */
+static int without_holes(void *command)
+{
+	if (forbid_syscall(SYS_fallocate, SECCOMP_RET_ERRNO | EOPNOTSUPP))
+		return 96;
+	return run_command(command);
+}
+
+static void test_no_holes(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.round", .way = "async", .pid = pid};
+	pid_t command = spawn(without_holes, &c);
+
+	(void)state;
+	wait_stopped(command);
+	for (uint32_t step = 1; step < 6; step++)
+		scene_act(s, step);
+	scene_act(s, SCENE_ZERO);
+	scene_stop(pid);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+	assert_int_equal(rename(core, in_dir("async")), 0);
+	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
+	assert_same("sync", "async");
+	scene_end(s, pid);
+}
+
+/* ---- it ends in the middle */
+
+static const char *const steps[] = {"snapshot.tracking", "snapshot.protected", "snapshot.read",
+				    "snapshot.round",    "snapshot.rounds",    "snapshot.changes",
+				    "snapshot.running"};
+
+static pid_t start_at(const struct target *t, const char *park)
+{
+	struct command c = {.park = park, .way = "async", .pid = t->pid};
+	pid_t command = spawn(run_command, &c);
+
+	wait_stopped(command);
+	return command;
+}
+
+static void test_interrupted(void **state)
+{
+	struct target t;
+
+	(void)state;
+	unlink(core);
+	target_start(&t, be_slow);
+	for (unsigned int i = 0; i < COUNT(steps); i++) {
+		pid_t command = start_at(&t, steps[i]);
+		kill(command, SIGINT);
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), 128 + SIGINT);
+		assert_true(said(errors, "^pageferry: interrupted"));
+		assert_true(nothing_left());
+		assert_unharmed(&t);
+	}
+	target_end(&t);
+}
+
+static void test_execs(void **state)
+{
+	(void)state;
+	unlink(core);
+	for (unsigned int i = 0; i < 5; i++) {
+		struct target t;
+		target_start(&t, be_slow);
+		pid_t command = start_at(&t, steps[i]);
+		t.shared->order = EXEC;
+		while (!file_has(t.pid, "comm", "sleep"))
+			usleep(1000);
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), 1);
+		assert_true(said(errors, "another program"));
+		assert_true(nothing_left());
+		kill_and_reap(t.pid);
+		unmap(t.shared, PAGE);
+		unmap(t.mem, ledger_len);
+		unmap(t.extra, EXTRA_LEN);
+	}
+}
+
+static void test_dies(void **state)
+{
+	(void)state;
+	unlink(core);
+	for (unsigned int i = 0; i < 5; i++) {
+		struct target t;
+		target_start(&t, be_slow);
+		pid_t command = start_at(&t, steps[i]);
+		kill_and_reap(t.pid);
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), 1);
+		assert_true(said(errors, "^pageferry: process [0-9]* has ended"));
+		assert_true(nothing_left());
+		unmap(t.shared, PAGE);
+		unmap(t.mem, ledger_len);
+		unmap(t.extra, EXTRA_LEN);
+	}
+}
+
+/* ---- which way, and what is said of it */
+
+static int wait_for_end(void *arg)
+{
+	(void)arg;
+	return pause();
+}
+
+static void test_report(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	assert_done(ferry("--json --pid %d -o core", (int)pid));
+	assert_true(said(report, "\"way\": \"async\""));
+	assert_true(said(report, "\"way_reason\": \"each round had less to save"));
+	assert_true(said(report, "\"first_stop_ms\": [0-9]"));
+	assert_true(said(report, "\"left_bytes\": [0-9]*,"));
+	assert_true(said(report, "^      \"bytes\": [0-9]\\{8\\},"));
+	assert_done(ferry("--json --pid %d -o core --way sync", (int)pid));
+	assert_true(said(report, "\"way\": \"sync\""));
+	assert_true(said(report, "\"way_reason\": \"as --way says\""));
+	assert_done(ferry("--json --pid %d -o core --compress", (int)pid));
+	assert_true(said(report, "\"way\": \"sync\""));
+	assert_true(said(report, "\"way_reason\": \"nothing can be written twice"));
+	assert_done(ferry("--pid %d -o core --way async", (int)pid));
+	assert_true(said(report, "^way      async: each round had less"));
+	assert_true(said(report, "^rounds   2[0-9.]* [0-9. ]*MiB; [0-9.]* MiB were left"));
+	scene_end(s, pid);
+	pid = spawn(wait_for_end, NULL);
+	assert_done(ferry("--json --pid %d -o core", (int)pid));
+	assert_true(said(report, "\"way\": \"sync\""));
+	assert_true(said(report, "\"way_reason\": \"it has little memory"));
+	kill_and_reap(pid);
+}
+
+static void test_usage(void **state)
+{
+	pid_t pid = getpid();
+
+	(void)state;
+	assert_int_equal(ferry("--pid %d -o core --way", (int)pid), 2);
+	assert_int_equal(ferry("--pid %d -o core --way slow", (int)pid), 2);
+	assert_true(said(errors, "there is sync, async and auto"));
+	assert_int_equal(ferry("--pid %d -o core --way async --compress", (int)pid), 2);
+	assert_true(said(errors, "leave out --compress"));
+	assert_int_equal(ferry("--pid %d -o core --way sync --track", (int)pid), 2);
+	assert_int_equal(ferry("--pid %d -o core --way async --incremental b", (int)pid), 2);
+	assert_true(said(errors, "for a single snapshot"));
+}
+
+static void test_bounded(void **state)
+{
+	struct target t;
+
+	(void)state;
+	target_start(&t, be_narrow);
+	int64_t begin = now_ms();
+	assert_done(snapshot_with(&t, (struct command){.option = "--max-extra-memory",
+						       .value = "8M",
+						       .rate = "40M",
+						       .way = "async"}));
+	assert_true(now_ms() - begin > 1500);
+	assert_int_equal(missing_in_core(&t), 0);
+	/* One digit of MiB. */
+	assert_true(said(report, "\"extra_peak_bytes\": [0-8][0-9]\\{6\\},"));
+	assert_unharmed(&t);
+	target_end(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_converges), TEST(test_stays_little), TEST(test_both),
+		TEST(test_torn),      TEST(test_acts),         TEST(test_acts_and_is_frozen),
+		TEST(test_no_holes),  TEST(test_interrupted),  TEST(test_execs),
+		TEST(test_dies),      TEST(test_report),       TEST(test_usage),
+		TEST(test_bounded),
+	};
+
+	if (!subject_begin())
+		return 1;
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	int failed = cmocka_run_group_tests_name("snapshot-ways", tests, NULL, NULL);
+	return subject_end() ? 1 : failed;
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Which way a process is saved. Asynchronously, nobody waits but for the end of it, and whether
+ * that works is found out by doing so: as long as each round has less to save than the one before.
+ * If not, what is left is frozen, and who writes to it waits until it is saved.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/snap.h"
+
+/* Freezing that little takes no longer than it takes to stop, and that is needed but once. */
+#define SMALL (16ull << 20)
+
+uint64_t snap_rss(pid_t pid)
+{
+	char *text = snap_read_proc(pid, "status", NULL);
+	const char *line = text ? strstr(text, "\nRssAnon:") : NULL;
+	uint64_t kib = line ? strtoull(line + 9, NULL, 10) : 0;
+
+	free(text);
+	return kib * 1024;
+}
+
+static void set(struct snap_result *r, const char *way, const char *reason)
+{
+	r->way = way;
+	r->way_reason = reason;
+}
+
+bool snap_way_is_async(struct snap_job *job)
+{
+	const struct snap_options *o = job->options;
+	struct snap_result *r = &job->result;
+
+	if (job->series.state)
+		return false;
+	if (o->way == WAY_SYNC)
+		set(r, "sync", "as --way says");
+	else if (o->compress)
+		set(r, "sync", "nothing can be written twice into a compressed file");
+	else if (o->way == WAY_AUTO && snap_rss(o->pid) < SMALL)
+		set(r, "sync", "it has little memory, which is frozen at once");
+	else
+		set(r, "async", "not yet known");
+	return !strcmp(r->way, "async");
+}
+
+bool snap_way_can_be_sync(struct snap_job *job)
+{
+	if (job->options->way != WAY_AUTO)
+		return false;
+	set(&job->result, "sync", "this kernel can't track changes");
+	return true;
+}
+
+void snap_way_found(struct snap_job *job)
+{
+	const struct snap_async *a = &job->async;
+	struct snap_result *r = &job->result;
+
+	if (!a->used)
+		return;
+	r->async = a;
+	if (job->snap)
+		set(r, "both", "it changes its memory as fast as that is saved");
+	else if (a->converged)
+		set(r, "async", "each round had less to save, until little was left");
+	else
+		set(r, "async", "what was left didn't get less, but is little");
+}
