@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* What has changed since the last snapshot, see snap_track.h. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "lib/scan.h"
 #include "lib/uffd.h"
@@ -18,6 +21,52 @@ int snap_track_prepare(int uffd)
 	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC;
 	return uffd_api(uffd, &features);
 }
+
+/* ---- is it known what was moved? */
+
+#define PAGEMAP_WP (1ull << 57)
+
+static bool looks_protected(const char *page)
+{
+	uint64_t entry = PAGEMAP_WP;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	off_t at = (off_t)((uintptr_t)page / FERRY_PAGE * sizeof(entry));
+
+	if (fd >= 0 && pread(fd, &entry, sizeof(entry), at) != sizeof(entry))
+		entry = PAGEMAP_WP;
+	if (fd >= 0)
+		close(fd);
+	return entry & PAGEMAP_WP;
+}
+
+static bool try_to_move(int uffd, char *mem)
+{
+	uint64_t addr = (uintptr_t)mem;
+
+	mem[0] = 1;
+	return !uffd_register(uffd, addr, FERRY_PAGE, UFFDIO_REGISTER_MODE_WP, NULL) &&
+	       !uffd_writeprotect(uffd, addr, FERRY_PAGE, UFFDIO_WRITEPROTECT_MODE_WP) &&
+	       mremap(mem, FERRY_PAGE, FERRY_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		      mem + FERRY_PAGE) == mem + FERRY_PAGE &&
+	       !looks_protected(mem + FERRY_PAGE);
+}
+
+bool snap_track_knows_moved(void)
+{
+	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC;
+	int uffd = uffd_open_best(&features, 0);
+	void *mem = mmap(NULL, 2 * FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+	bool knows = uffd >= 0 && mem != MAP_FAILED && try_to_move(uffd, mem);
+
+	if (mem != MAP_FAILED)
+		munmap(mem, 2 * FERRY_PAGE);
+	if (uffd >= 0)
+		close(uffd);
+	return knows;
+}
+
+/* ---- register */
 
 /* A mapping is registered with one userfaultfd at most, and again with that one without effect. */
 static int claim(int uffd, const struct snap_map *m)

@@ -32,6 +32,12 @@ struct snap_changes {
 	uint64_t same_bytes, changed_bytes;
 };
 
+/**
+ * Is what was moved (mremap) known not to be tracked, by trying? Before 6.13 (and in what was not
+ * mended since) it looks protected as before. That is no matter to whom asks before he registers it
+ * and lets nothing move in between, but to whom does so while the process runs.
+ */
+bool snap_track_knows_moved(void);
 /** A list that grows. */
 int snap_span_add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len);
 /** Make it one for tracking. 0 or -errno. */

@@ -387,22 +387,32 @@ static int fetch_stopped(struct snap_job *job, struct why *why)
 	return ret;
 }
 
-/* It stops for a moment to have a userfaultfd made, and is saved while it goes on. */
-static int save_running(struct snap_job *job, struct why *why)
+/* It stops for a moment to have a userfaultfd made. */
+static int fetch_tracking(struct snap_job *job, struct why *why)
 {
+	if (!snap_track_knows_moved())
+		return why_set(why, -EOPNOTSUPP,
+			       "this kernel takes moved memory for unchanged: use --way sync");
 	int ret = stop(job, why);
-
 	if (ret)
 		return ret;
 	ret = fetch_stopped(job, why);
 	snap_continue(&job->threads);
 	job->result.first_stop_ns = snap_stood_ns(&job->threads);
 	snap_threads_free(&job->threads);
+	park("snapshot.tracking");
+	return ret;
+}
+
+static int save_running(struct snap_job *job, struct why *why)
+{
+	int ret = fetch_tracking(job, why);
+
 	if (ret == -EOPNOTSUPP && snap_way_can_be_sync(job)) {
 		snap_async_release(job);
+		why->text[0] = 0;
 		return 0;
 	}
-	park("snapshot.tracking");
 	job->expected = snap_rss(job->target.pid);
 	return ret ? ret : snap_async_save(job, why);
 }

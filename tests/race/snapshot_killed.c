@@ -11,21 +11,31 @@
 
 #include "tests/lib/subject.h"
 
-static const char *const parks[] = {
-	"snapshot.stopped",  "snapshot.framed",     "snapshot.borrowed", "snapshot.call",
-	"snapshot.cloned",   "snapshot.given-back", "snapshot.alone",    "snapshot.made",
-	"snapshot.fetched",  "snapshot.frozen",     "snapshot.running",  "snapshot.saving",
-	"snapshot.unmasked", "snapshot.restored",
+static const struct step {
+	const char *park, *way;
+} steps[] = {
+	{"snapshot.stopped", "sync"},    {"snapshot.framed", "sync"},
+	{"snapshot.borrowed", "sync"},   {"snapshot.call", "sync"},
+	{"snapshot.cloned", "sync"},     {"snapshot.given-back", "sync"},
+	{"snapshot.alone", "sync"},      {"snapshot.made", "sync"},
+	{"snapshot.fetched", "sync"},    {"snapshot.frozen", "sync"},
+	{"snapshot.running", "sync"},    {"snapshot.saving", "sync"},
+	{"snapshot.unmasked", "sync"},   {"snapshot.restored", "sync"},
+	{"snapshot.fetched", "async"},   {"snapshot.tracking", "async"},
+	{"snapshot.protected", "async"}, {"snapshot.read", "async"},
+	{"snapshot.round", "async"},     {"snapshot.rounds", "async"},
+	{"snapshot.changes", "async"},   {"snapshot.frozen", "async"},
+	{"snapshot.running", "async"},
 };
 
 static void killed(void **state)
 {
-	const char *park = *state;
+	const struct step *step = *state;
 	struct target t;
 
 	target_start(&t, NULL);
 	for (unsigned int round = 0; round < 3; round++) {
-		struct command c = {.park = park, .pid = t.pid};
+		struct command c = {.park = step->park, .way = step->way, .pid = t.pid};
 		pid_t pid = spawn(run_command, &c);
 		wait_stopped(pid);
 		kill_and_reap(pid);
@@ -237,7 +247,7 @@ static void test_signalled(void **state)
 static void test_killed_anywhere(void **state)
 {
 	uint64_t seed = (uint64_t)now_ms() | 1;
-	int64_t until = now_ms() + 10000;
+	int64_t until = now_ms() + 20000;
 	unsigned int rounds = 0;
 	struct target t;
 
@@ -245,9 +255,10 @@ static void test_killed_anywhere(void **state)
 	print_message("# seed %llu\n", (unsigned long long)seed);
 	target_start(&t, NULL);
 	for (; now_ms() < until; rounds++) {
-		struct command c = {.pid = t.pid};
+		bool async = rounds % 2;
+		struct command c = {.way = async ? "async" : "sync", .pid = t.pid};
 		pid_t pid = spawn(run_command, &c);
-		usleep((useconds_t)(next_random(&seed) % 25000));
+		usleep((useconds_t)(next_random(&seed) % (async ? 150000 : 25000)));
 		kill_and_reap(pid);
 	}
 	print_message("# %u rounds\n", rounds);
@@ -258,15 +269,16 @@ static void test_killed_anywhere(void **state)
 
 int main(void)
 {
-	static char names[COUNT(parks)][64];
-	struct CMUnitTest tests[COUNT(parks) + 4] = {TEST(test_registers),
+	static char names[COUNT(steps)][64];
+	struct CMUnitTest tests[COUNT(steps) + 4] = {TEST(test_registers),
 						     TEST(test_killed_anywhere), TEST(test_left),
 						     TEST(test_signalled)};
 
-	for (size_t i = 0; i < COUNT(parks); i++) {
-		snprintf(names[i], sizeof(names[i]), "killed at %s", parks[i]);
+	for (size_t i = 0; i < COUNT(steps); i++) {
+		snprintf(names[i], sizeof(names[i]), "killed at %s, %s", steps[i].park,
+			 steps[i].way);
 		tests[i + 4] = (struct CMUnitTest){names[i], killed, test_begin, test_end,
-						   (void *)(uintptr_t)parks[i]};
+						   (void *)(uintptr_t)&steps[i]};
 	}
 	if (!subject_begin())
 		return 1;
