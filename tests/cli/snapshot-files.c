@@ -120,9 +120,9 @@ static void test_interrupted(void **state)
 
 /* ---- nothing is left of what never was */
 
-static char *in_folder(const char *name, char path[48])
+static char *in_folder(const char *name, char path[52])
 {
-	snprintf(path, 48, "%.*s/%s", (int)(strrchr(core, '/') - core), core, name);
+	snprintf(path, 52, "%.*s/%s", (int)(strrchr(core, '/') - core), core, name);
 	return path;
 }
 
@@ -271,7 +271,7 @@ static void test_limited(void **state)
 static void test_not_writable(void **state)
 {
 	struct target t;
-	char before[sizeof(core)], held[48];
+	char before[sizeof(core)], held[52];
 
 	(void)state;
 	if (geteuid())
@@ -295,7 +295,7 @@ static void test_not_writable(void **state)
 static void test_full(void **state)
 {
 	struct target t;
-	char before[sizeof(core)], full[48], command[400];
+	char before[sizeof(core)], full[52], command[400];
 
 	(void)state;
 	if (geteuid())
@@ -332,7 +332,7 @@ static bool shell(const char *what)
 static void test_crash(void **state)
 {
 	struct target t;
-	char before[sizeof(core)], disk[48], command[400];
+	char before[sizeof(core)], disk[52], command[400];
 
 	(void)state;
 	if (geteuid())
