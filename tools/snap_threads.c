@@ -20,8 +20,8 @@
 #include "lib/park.h"
 #include "tools/snap.h"
 
-#define STILL_NS    30000000ll  /* how long others stand still for one that doesn't stop */
-#define NO_CPU_NS   500000000ll /* the same if all it needs is a CPU, which they don't take then */
+#define STILL_NS    30000000ll   /* how long others stand still for one that doesn't stop */
+#define NO_CPU_NS   1000000000ll /* the same if all it needs is a CPU, which they don't take then */
 #define PATIENCE_NS 2000000000ll
 #define XSTATE_MAX  16384
 #define PF_WORKER   (0x4000u | 0x10u) /* of vhost or io_uring: kernel code, which can't be traced */
