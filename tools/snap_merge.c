@@ -44,14 +44,16 @@ struct merge {
 static int expand(const struct merge *m, int fd, const char *path, struct why *why)
 {
 	int to = file_scratch(m->core.aside);
-	int ret = to < 0 ? to : snap_zstd_expand(fd, to);
+	int ret = to < 0 ? to : snap_zstd_expand(fd, to, snap_read_limit);
 
 	if (!ret)
 		return to;
 	if (to >= 0)
 		close(to);
 	return why_set(why, ret, "%s can't be decompressed: %s", path,
-		       ret == -EBADMSG ? "it is damaged" : strerror(-ret));
+		       ret == -EBADMSG     ? "it is damaged"
+		       : ret == -EOVERFLOW ? "there is more in it than its headers say"
+					   : strerror(-ret));
 }
 
 static int open_one(struct merge *m, size_t i, struct why *why)

@@ -193,6 +193,19 @@ int snap_read_parse(struct snap_read *f, int fd, const char *path, struct why *w
 	return ret;
 }
 
+uint64_t snap_read_limit(const void *head)
+{
+	const Elf64_Ehdr *e = head;
+	uint64_t end = e->e_phoff + e->e_phnum * sizeof(Elf64_Phdr);
+
+	if (memcmp(e->e_ident, ELFMAG, SELFMAG) != 0 || end < e->e_phoff)
+		return sizeof(*e);
+	if (e->e_phnum != PN_XNUM)
+		return end;
+	return e->e_shoff <= UINT64_MAX - sizeof(Elf64_Shdr) ? e->e_shoff + sizeof(Elf64_Shdr)
+							     : sizeof(*e);
+}
+
 void snap_read_free(struct snap_read *f)
 {
 	free(f->v);

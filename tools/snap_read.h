@@ -41,6 +41,8 @@ struct snap_piece {
  * there is nothing to free.
  */
 int snap_read_parse(struct snap_read *file, int fd, const char *path, struct why *why);
+/** How long the file is at most that begins with this Elf64_Ehdr: its headers are its end. */
+uint64_t snap_read_limit(const void *head);
 void snap_read_free(struct snap_read *file);
 /** Does each one follow on the one before, and the first on none? */
 int snap_read_check_chain(const struct snap_read *files, size_t n, struct why *why);

@@ -279,11 +279,24 @@ static int write_expanded(int to, uint64_t *at, const char *data, size_t len)
 
 struct expansion {
 	int from, to;
-	uint64_t at;
+	uint64_t at, most; /* most: once the head is there */
+	uint64_t (*limit)(const void *head);
+	char head[SNAP_ZSTD_HEAD];
 	ZSTD_DCtx *ctx;
 	char *in, *out;
 	size_t in_cap, out_cap;
 };
+
+static int check_length(struct expansion *e, const char *data, size_t len)
+{
+	if (e->at < sizeof(e->head)) {
+		size_t n = sizeof(e->head) - e->at < len ? sizeof(e->head) - e->at : len;
+		memcpy(e->head + e->at, data, n);
+	}
+	if (e->at < sizeof(e->head) && e->at + len >= sizeof(e->head))
+		e->most = e->limit(e->head);
+	return e->at + len > e->most ? -EOVERFLOW : 0;
+}
 
 /* All of what was read. *left: 0 at the end of a frame. */
 static int expand_some(struct expansion *e, size_t len, size_t *left)
@@ -295,7 +308,9 @@ static int expand_some(struct expansion *e, size_t len, size_t *left)
 		*left = ZSTD_decompressStream(e->ctx, &out, &in);
 		if (ZSTD_isError(*left))
 			return -EBADMSG;
-		int ret = write_expanded(e->to, &e->at, e->out, out.pos);
+		int ret = check_length(e, e->out, out.pos);
+		if (!ret)
+			ret = write_expanded(e->to, &e->at, e->out, out.pos);
 		if (ret)
 			return ret;
 	}
@@ -325,10 +340,12 @@ static int expand(struct expansion *e)
 	return ret ? ret : left ? -EBADMSG : 0;
 }
 
-int snap_zstd_expand(int from, int to)
+int snap_zstd_expand(int from, int to, uint64_t (*limit)(const void *head))
 {
 	struct expansion e = {.from = from,
 			      .to = to,
+			      .limit = limit,
+			      .most = SNAP_ZSTD_HEAD,
 			      .ctx = ZSTD_createDCtx(),
 			      .in_cap = ZSTD_DStreamInSize(),
 			      .out_cap = ZSTD_DStreamOutSize()};

@@ -30,7 +30,12 @@ void snap_zstd_close(struct snap_zstd *zstd);
 bool snap_zstd_is(int fd);
 /** The first @len bytes of what is compressed there. 0, -errno; -EBADMSG: it is damaged. */
 int snap_zstd_peek(int fd, void *to, size_t len);
-/** Decompress @from into @to, zeros as holes. 0, -errno; -EBADMSG: it is damaged. */
-int snap_zstd_expand(int from, int to);
+/**
+ * Decompress @from into @to, zeros as holes. @limit tells from the first SNAP_ZSTD_HEAD bytes how
+ * long it may become: few bytes may stand for terabytes. 0, -errno; -EBADMSG: it is damaged;
+ * -EOVERFLOW: there is more.
+ */
+#define SNAP_ZSTD_HEAD 64
+int snap_zstd_expand(int from, int to, uint64_t (*limit)(const void *head));
 
 #endif

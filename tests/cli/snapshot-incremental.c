@@ -540,6 +540,13 @@ static void test_torn(void **state)
 			      : ferry("merge torn i1 -o merged"),
 			"^pageferry: torn");
 	}
+	/* A few bytes that stand for a gigabyte. */
+	char command[400];
+	snprintf(command, sizeof(command), "cp '%s' '%s' && head -c 1G /dev/zero | zstd -q >>'%s'",
+		 in_dir("base"), in_dir("torn"), in_dir("torn"));
+	assert_int_equal(system(command), 0); /* NOLINT(cert-env33-c) */
+	refused(ferry("merge torn i1 -o merged"),
+		"^pageferry: torn can.t be decompressed: there is more in it than its headers say$");
 	scene_end(s, pid);
 }
 
