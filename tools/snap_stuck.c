@@ -115,8 +115,10 @@ char snap_state(pid_t tid)
 {
 	char *text = snap_read_proc(tid, "stat", NULL);
 	const char *rest = text ? strrchr(text, ')') : NULL;
-	char state = rest && rest[1] ? rest[2] : 'X';
+	char state = 'X';
 
+	if (rest && rest[1])
+		state = rest[2];
 	free(text);
 	return state;
 }
