@@ -131,8 +131,11 @@ static inline double command_stop_us(const struct command *c)
  */
 static inline void command_warm_up(const struct command *c, uint64_t len)
 {
+	int dir = (int)must(open(c->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), c->dir);
+
 	unlink(c->file);
-	sync();
+	syncfs(dir);
+	close(dir);
 	pid_t pid = (pid_t)must(fork(), "fork");
 	if (!pid) {
 		void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE,

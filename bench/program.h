@@ -40,6 +40,9 @@ struct program {
 
 static inline void program_save(struct program *p)
 {
+	const struct sched_param usual = {0};
+
+	sched_setscheduler(0, SCHED_OTHER, &usual);
 	p->failed = image_write(p->path, p->mem, p->len, p->rate) != 0;
 	/* What it doesn't share with the program: each page that was changed. */
 	p->news = command_memory(getpid(), "smaps_rollup", "Private_Dirty:") +
@@ -66,7 +69,7 @@ static inline void *program_clock(void *arg)
 	struct program *p = arg;
 	bool forked = false;
 
-	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
+	sched_setscheduler(0, SCHED_FIFO, &first);
 	for (int64_t last = bench_now(), now; !p->ended; last = now) {
 		nanosleep(&tick, NULL);
 		if (p->fork && !forked) {
