@@ -225,6 +225,9 @@ void assert_unharmed(const struct target *t)
 		fail_msg("line %llu of the target: %s", (unsigned long long)t->shared->failed,
 			 strerror(t->shared->error));
 	assert_int_equal(count_in(t->pid, "fd"), t->fds);
+	/* One that was left in the middle ends when it gets a CPU. */
+	while (now_ms() < until && count_in(t->pid, "task") != t->threads)
+		usleep(2000);
 	assert_int_equal(count_in(t->pid, "task"), t->threads);
 	assert_false(file_has(t->pid, "smaps", "VmFlags.* u[wmi]"));
 	assert_true(file_has(t->pid, "status", "TracerPid:.0$"));
