@@ -311,6 +311,7 @@ struct snap_async {
 	struct snap_round rounds[SNAP_ROUNDS];
 	unsigned int nrounds;
 	bool converged;
+	bool aside; /* what is written by devices isn't found: nothing counts as saved */
 };
 
 struct snap_job {
@@ -380,7 +381,12 @@ void snap_async_release(struct snap_job *job);
 int snap_async_clear(struct snap_job *job);
 void snap_async_end(struct snap_job *job);
 
-/* ---- which of both, snap_way.c */
+/* ---- which of both, snap_way.c and snap_aside.c */
+
+/** Has it memory that is pinned for longer than a call, and accounted as such? */
+bool snap_has_pins(pid_t pid);
+/** May devices write into it without its page table? What is known of that. */
+bool snap_may_be_written_aside(pid_t pid);
 
 /** Saved while it runs? */
 bool snap_way_is_async(struct snap_job *job);

@@ -217,12 +217,23 @@ int snap_async_save(struct snap_job *job, struct why *why)
 	int ret = piece ? save_rounds(job, piece) : -ENOMEM;
 
 	job->async.used = true;
+	job->async.aside = job->options->way == WAY_AUTO &&
+			   snap_may_be_written_aside(job->target.pid);
 	free(piece);
 	park("snapshot.rounds");
 	return ret ? failed(job, ret, why) : 0;
 }
 
 /* ---- it stands still */
+
+/* All of it is frozen, as if nothing had been saved. */
+static int distrust(struct snap_job *job, int is_much)
+{
+	if (!is_much)
+		snap_track_end(job->async.uffd, &job->maps);
+	snap_changes_free(&job->changes);
+	return 1;
+}
 
 int snap_async_changes(struct snap_job *job, struct why *why)
 {
@@ -232,6 +243,8 @@ int snap_async_changes(struct snap_job *job, struct why *why)
 	/* That it is protected doesn't say that it is saved. */
 	snap_track_forget(a->uffd, a->unread, a->nunread);
 	int ret = snap_changed_find(job, a->uffd);
+	if (a->aside && ret >= 0)
+		ret = distrust(job, ret);
 	if (!ret)
 		ret = snap_changed_copy(job);
 	park("snapshot.changes");

@@ -84,17 +84,6 @@ static int begin_next(struct snap_job *job, struct why *why)
 		       o->base, (int)job->target.pid);
 }
 
-/* What is pinned is written to without the page table, which is where it would be noticed. */
-static bool has_pins(pid_t pid)
-{
-	char *status = snap_read_proc(pid, "status", NULL);
-	const char *line = status ? strstr(status, "\nVmPin:") : NULL;
-	bool pins = line && strtoull(line + 7, NULL, 10);
-
-	free(status);
-	return pins;
-}
-
 int snap_series_begin(struct snap_job *job, struct why *why)
 {
 	const struct snap_options *o = job->options;
@@ -107,7 +96,7 @@ int snap_series_begin(struct snap_job *job, struct why *why)
 			       (int)job->target.pid);
 	if (!o->base && !o->track)
 		return 0;
-	if (has_pins(job->target.pid))
+	if (snap_has_pins(job->target.pid))
 		return why_set(
 			why, -EBUSY,
 			"process %d has pinned memory (VmPin in /proc/%d/status), and what a "

@@ -41,6 +41,8 @@ bool snap_way_is_async(struct snap_job *job)
 		set(r, "sync", "nothing can be written twice into a compressed file");
 	else if (o->way == WAY_AUTO && snap_rss(o->pid) < SMALL)
 		set(r, "sync", "it has little memory, which is frozen at once");
+	else if (o->way == WAY_AUTO && snap_may_be_written_aside(o->pid))
+		set(r, "sync", "devices may write into its memory, which isn't found otherwise");
 	else
 		set(r, "async", "not yet known");
 	return !strcmp(r->way, "async");
@@ -62,7 +64,9 @@ void snap_way_found(struct snap_job *job)
 	if (!a->used)
 		return;
 	r->async = a;
-	if (job->snap)
+	if (a->aside)
+		set(r, "both", "meanwhile devices may write into its memory, which isn't found");
+	else if (job->snap)
 		set(r, "both", "it changes its memory as fast as that is saved");
 	else if (a->converged)
 		set(r, "async", "each round had less to save, until little was left");

@@ -6,6 +6,7 @@
  * that gets no less. The image is of one moment whatever the process did meanwhile.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +104,7 @@ static const char *const moments[] = {"snapshot.tracking", "snapshot.protected",
 /* Then it stands still until the end, so that another snapshot has the same. */
 static void acts(bool huge, const char *moment, const char *option, const char *value)
 {
-	static const uint32_t steps[] = {SCENE_ZERO, SCENE_GROW, 1, 2, 3, 4, 5, 6, 7};
+	static const uint32_t steps[] = {SCENE_ZERO, SCENE_GROW, 1, 2, 3, 4, 5, 6, 7, SCENE_MERGE};
 	pid_t pid;
 	struct scene *s = scene_start(huge, &pid);
 	struct command c = {
@@ -186,6 +187,69 @@ static void test_no_holes(void **state)
 	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
 	assert_same("sync", "async");
 	scene_end(s, pid);
+}
+
+/* ---- memory that is written to without its page table */
+
+static void assert_way(const char *way, const char *reason)
+{
+	char line[96];
+
+	snprintf(line, sizeof(line), "\"way\": \"%s\"", way);
+	assert_true(said(report, line));
+	assert_true(said(report, reason));
+}
+
+static void test_pinned(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.round", .way = "auto", .pid = pid};
+	pid_t command = spawn(run_command, &c);
+
+	(void)state;
+	wait_stopped(command);
+	scene_act(s, SCENE_PIN);
+	bool pinned = s->written;
+	scene_stop(pid);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+	if (pinned) {
+		assert_way("both", "meanwhile devices may write");
+		assert_true(said(report, "\"frozen_bytes\": 2[0-9]\\{7\\},"));
+		assert_int_equal(rename(core, in_dir("async")), 0);
+		assert_done(ferry("--json --pid %d -o sync", (int)pid));
+		assert_way("sync", "devices may write into its memory");
+		assert_same("sync", "async");
+		assert_int_equal(ferry("--pid %d -o core --way async", (int)pid), 1);
+		assert_true(said(errors, "has pinned memory"));
+	}
+	scene_end(s, pid);
+	if (!pinned)
+		SKIP("there is no io_uring");
+}
+
+static int read_directly(void *arg)
+{
+	char *mem = map_memory(32ul << 20, 0);
+	int fd = open(arg, O_RDONLY | O_CLOEXEC | O_DIRECT);
+
+	memset(mem, 1, 32ul << 20);
+	return fd < 0 ? 1 : pause();
+}
+
+static void test_direct(void **state)
+{
+	pid_t pid = spawn(read_directly, (void *)(uintptr_t) "/proc/self/exe");
+
+	(void)state;
+	for (int64_t until = now_ms() + 5000; !file_has(pid, "status", "VmRSS:.*[3-9]....  *kB");) {
+		assert_true(now_ms() < until);
+		usleep(1000);
+	}
+	assert_done(ferry("--json --pid %d -o core", (int)pid));
+	assert_way("sync", "devices may write into its memory");
+	kill_and_reap(pid);
 }
 
 /* ---- it ends in the middle */
