@@ -76,7 +76,7 @@ void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
 		    const struct snap_target *target);
 /** What is to be frozen. Returns the number; *spans is to be freed. 0 with NULL: no memory. */
 size_t snap_maps_frozen(const struct snap_maps *maps, struct ferry_span **spans);
-/** May KSM merge some of what is to be frozen? It takes the protection away, and tells nobody. */
+/** May KSM merge some of it? That takes the protection away, and tells nobody. */
 bool snap_maps_are_merged(const struct snap_maps *maps);
 /** The next run of pages from @from to @to that the process has of its own, in a mapping of a file.
  */

@@ -217,8 +217,9 @@ int snap_async_save(struct snap_job *job, struct why *why)
 	int ret = piece ? save_rounds(job, piece) : -ENOMEM;
 
 	job->async.used = true;
-	job->async.aside = job->options->way == WAY_AUTO &&
-			   snap_may_be_written_aside(job->target.pid);
+	job->async.aside = job->options->way == WAY_AUTO
+				   ? snap_may_be_written_aside(job->target.pid)
+				   : snap_has_pins(job->target.pid);
 	free(piece);
 	park("snapshot.rounds");
 	return ret ? failed(job, ret, why) : 0;

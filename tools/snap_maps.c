@@ -241,6 +241,6 @@ bool snap_maps_are_merged(const struct snap_maps *maps)
 	bool may = false;
 
 	for (size_t i = 0; i < maps->n; i++)
-		may |= maps->v[i].way == SNAP_FROZEN && maps->v[i].mergeable;
+		may |= maps->v[i].mergeable;
 	return may && snapshot_ksm_runs();
 }

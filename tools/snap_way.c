@@ -39,10 +39,12 @@ bool snap_way_is_async(struct snap_job *job)
 		set(r, "sync", "as --way says");
 	else if (o->compress)
 		set(r, "sync", "nothing can be written twice into a compressed file");
-	else if (o->way == WAY_AUTO && snap_rss(o->pid) < SMALL)
-		set(r, "sync", "it has little memory, which is frozen at once");
 	else if (o->way == WAY_AUTO && snap_may_be_written_aside(o->pid))
 		set(r, "sync", "devices may write into its memory, which isn't found otherwise");
+	/* Which KSM doesn't let be. */
+	else if (o->way == WAY_AUTO && snap_rss(o->pid) < SMALL &&
+		 !snap_maps_are_merged(&job->flags))
+		set(r, "sync", "it has little memory, which is frozen at once");
 	else
 		set(r, "async", "not yet known");
 	return !strcmp(r->way, "async");

@@ -216,7 +216,8 @@ static void test_merged_memory(void **state)
 	scene_act(s, SCENE_MERGE);
 	if (!s->written || !ksm_begin())
 		SKIP("the kernel has no KSM, or this user can't switch it on");
-	refused(ferry("--pid %d -o merged", (int)pid), "has memory that KSM may merge");
+	unlink(in_dir("merged"));
+	refused(ferry("--pid %d -o merged --way sync", (int)pid), "has memory that KSM may merge");
 	ksm_end();
 	assert_done(base(pid, ""));
 	assert_true(ksm_begin());

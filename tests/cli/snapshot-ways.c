@@ -229,6 +229,34 @@ static void test_pinned(void **state)
 		SKIP("there is no io_uring");
 }
 
+/* What is merged is no longer protected, and so counts as written to. */
+static void test_ksm(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.round", .way = "auto", .pid = pid};
+
+	(void)state;
+	scene_act(s, SCENE_MERGE);
+	if (!s->written || !ksm_begin())
+		SKIP("the kernel has no KSM, or this user can't switch it on");
+	pid_t command = spawn(run_command, &c);
+	wait_stopped(command);
+	for (int64_t until = now_ms() + 8000;
+	     !file_has(pid, "ksm_merging_pages", "[1-9]") && now_ms() < until;)
+		usleep(10000);
+	scene_act(s, 1);
+	scene_stop(pid);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+	assert_way("async", "each round had less to save");
+	assert_int_equal(rename(core, in_dir("async")), 0);
+	ksm_end();
+	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
+	assert_same("sync", "async");
+	scene_end(s, pid);
+}
+
 static int read_directly(void *arg)
 {
 	char *mem = map_memory(32ul << 20, 0);
@@ -405,7 +433,8 @@ int main(void)
 		TEST(test_torn),      TEST(test_acts),         TEST(test_acts_and_is_frozen),
 		TEST(test_no_holes),  TEST(test_interrupted),  TEST(test_execs),
 		TEST(test_dies),      TEST(test_report),       TEST(test_usage),
-		TEST(test_bounded),
+		TEST(test_bounded),   TEST(test_pinned),       TEST(test_direct),
+		TEST(test_ksm),
 	};
 
 	if (!subject_begin())
