@@ -137,44 +137,113 @@ int snap_span_add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
 	return 0;
 }
 
+static const struct pm_scan_arg populated = {
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_WPALLOWED,
+};
+
+/*
+ * The zero page is a hole in the file. It isn't protected here: if this snapshot isn't made, it
+ * must be found again.
+ */
+static const struct pm_scan_arg data = {
+	.category_inverted = PAGE_IS_PFNZERO,
+	.category_mask = PAGE_IS_PFNZERO,
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_WRITTEN,
+};
+
+static int note_same(struct snap_changes *c, uint64_t from, uint64_t to)
+{
+	c->same_bytes += to - from;
+	return snap_span_add(&c->same, &c->nsame, from, to - from);
+}
+
 static int note(struct snap_changes *c, const struct page_region *r, bool known)
 {
 	uint64_t len = r->end - r->start;
 
-	/* It is a hole in the file, whatever it was. */
-	if (r->categories & PAGE_IS_PFNZERO)
-		return 0;
-	if (known && !(r->categories & PAGE_IS_WRITTEN)) {
-		c->same_bytes += len;
-		return snap_span_add(&c->same, &c->nsame, r->start, len);
-	}
+	if (known && !(r->categories & PAGE_IS_WRITTEN))
+		return note_same(c, r->start, r->end);
 	c->changed_bytes += len;
 	return snap_span_add(&c->changed, &c->nchanged, r->start, len);
 }
 
-static const struct pm_scan_arg populated = {
-	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-	.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
-};
-
 /* What is written afterwards is found the next time, whoever does it: not everybody stands still.
  */
-static int scan(struct snap_changes *c, const struct snap_target *target, const struct snap_map *m,
-		bool known, uint64_t limit)
+static int scan(struct snap_changes *c, const struct snap_target *target, uint64_t start,
+		uint64_t end, bool known, uint64_t limit)
 {
 	static struct page_region vec[REGIONS];
-	struct pm_scan_arg what = populated;
+	struct pm_scan_arg what = data;
 	int ret = 0;
 
-	for (uint64_t at = m->start, walk_end = 0; !ret && at < m->end; at = walk_end) {
+	for (uint64_t at = start, walk_end = 0; !ret && at < end; at = walk_end) {
 		what.flags = c->changed_bytes > limit ? 0 : PM_SCAN_WP_MATCHING;
-		long n = scan_call(target->pagemap, &what, at, m->end, vec, REGIONS, &walk_end);
+		long n = scan_call(target->pagemap, &what, at, end, vec, REGIONS, &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 ? (int)n : -ESRCH;
 		for (long i = 0; !ret && i < n; i++)
 			ret = note(c, &vec[i], known);
 	}
 	return ret;
+}
+
+/*
+ * For this alone the kernel has a loop that doesn't look at the pages themselves, five times as
+ * fast as any other. What is empty is among it, but not where there is no page table.
+ */
+static const struct pm_scan_arg written = {
+	.category_mask = PAGE_IS_WRITTEN,
+	.return_mask = PAGE_IS_WRITTEN,
+};
+
+/*
+ * Nothing of it is written: so what a page table stands for is as it was, all of it, and what none
+ * stands for is empty.
+ */
+static int add_unwritten(struct snap_changes *c, const struct snap_target *target, uint64_t from,
+			 uint64_t to)
+{
+	struct pm_scan_arg any = populated;
+	struct page_region first;
+	uint64_t at = from, same = from, walk_end;
+	int ret = 0;
+
+	any.max_pages = 1;
+	while (!ret && at < to) {
+		long n = scan_call(target->pagemap, &any, at, to, &first, 1, &walk_end);
+		if (n < 0)
+			return (int)n;
+		uint64_t start = n ? first.start / FERRY_HUGE * FERRY_HUGE : to;
+		if (start > at) {
+			ret = same < at ? note_same(c, same, at) : 0;
+			same = start;
+		}
+		at = n ? start + FERRY_HUGE : to;
+	}
+	return !ret && same < to ? note_same(c, same, to) : ret;
+}
+
+static int scan_known(struct snap_changes *c, const struct snap_target *target,
+		      const struct snap_map *m, uint64_t limit)
+{
+	static struct page_region vec[REGIONS];
+	uint64_t seen = m->start;
+	int ret = 0;
+
+	for (uint64_t at = m->start, walk_end = 0; !ret && at < m->end; at = walk_end) {
+		long n = scan_call(target->pagemap, &written, at, m->end, vec, REGIONS, &walk_end);
+		if (n < 0 || walk_end <= at)
+			return n < 0 ? (int)n : -ESRCH;
+		for (long i = 0; !ret && i < n; i++) {
+			ret = add_unwritten(c, target, seen, vec[i].start);
+			if (!ret)
+				ret = scan(c, target, vec[i].start, vec[i].end, true, limit);
+			seen = vec[i].end;
+		}
+	}
+	return ret ? ret : add_unwritten(c, target, seen, m->end);
 }
 
 /* 1: it was given to somebody before, or -errno. What is empty may be said to be neither. */
@@ -208,7 +277,8 @@ static int scan_and_claim(struct snap_changes *c, int uffd, const struct snap_ta
 	}
 	m->way = SNAP_FROZEN;
 	m->why = NULL;
-	return scan(c, target, m, known, limit);
+	return known ? scan_known(c, target, m, limit)
+		     : scan(c, target, m->start, m->end, false, limit);
 }
 
 /* It isn't in this snapshot, and so nothing of it can be the same in the next. */
