@@ -87,7 +87,10 @@ static uint64_t limit_of(const struct snap_job *job)
 
 	if (job->options->max_extra)
 		return job->options->max_extra;
-	for (size_t i = 0; i < job->maps.n; i++)
+	/* Of what is only reserved nothing need be copied. */
+	if (job->async.used)
+		frozen = job->async.rounds[0].bytes;
+	for (size_t i = 0; !job->async.used && i < job->maps.n; i++)
 		if (snap_track_may(&job->maps.v[i]))
 			frozen += job->maps.v[i].end - job->maps.v[i].start;
 	frozen /= 64;
