@@ -258,6 +258,9 @@ struct snap_options {
 	bool compress, track, untrack, json;
 };
 
+/** 0: go on; 1: help was asked for, and given; 2: an error, which was said. snap_options.c */
+int snap_read_options(int argc, char **argv, struct snap_options *options);
+
 struct snap_result {
 	struct ferry_snapshot_report report;
 	uint64_t stop_ns, first_stop_ns, track_stop_ns, total_ns;
