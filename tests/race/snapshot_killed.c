@@ -34,7 +34,7 @@ static void killed(void **state)
 	struct target t;
 
 	target_start(&t, NULL);
-	for (unsigned int round = 0; round < 3; round++) {
+	for (unsigned int round = 0; round < 2; round++) {
 		struct command c = {.park = step->park, .way = step->way, .pid = t.pid};
 		pid_t pid = spawn(run_command, &c);
 		wait_stopped(pid);
@@ -247,7 +247,7 @@ static void test_signalled(void **state)
 static void test_killed_anywhere(void **state)
 {
 	uint64_t seed = (uint64_t)now_ms() | 1;
-	int64_t until = now_ms() + 20000;
+	int64_t until = now_ms() + 10000;
 	unsigned int rounds = 0;
 	struct target t;
 
