@@ -67,7 +67,7 @@ fi
 bash -c 'exec "$0" snapshot --pid $$ -o "$1"' "$pageferry" "$core" >"$dir/out" 2>"$dir/err"
 status=$?
 check "itself" refused 1 "this command itself"
-(exec sleep 0 & exec sleep 100) & pids+=($!)
+(exec sleep 0 & exec sleep 1000) & pids+=($!)
 sleep 0.5
 zombie=$(pgrep -P "${pids[-1]}")
 snapshot "$zombie"
@@ -137,10 +137,72 @@ time.sleep(100)' & pids+=($!)
 	[ "$status" -eq 0 ] || [ "$status" -eq 3 ] || return
 	backtrace "$(readlink "/proc/${pids[-1]}/exe")" '^Thread 2'
 }
+# Of increments one core file is made, which gdb reads like any other.
+with_increments() {
+	local python=${pids[-1]}
+
+	"$pageferry" snapshot --pid "$python" -o "$dir/base" --track &&
+		"$pageferry" snapshot --pid "$python" -o "$dir/next" --incremental "$dir/base" &&
+		"$pageferry" snapshot --pid "$python" --untrack &&
+		"$pageferry" snapshot merge "$dir/base" "$dir/next" -o "$core" &&
+		backtrace "$(readlink "/proc/$python/exe")" '^Thread 2'
+}
 if command -v python3 >/dev/null; then
 	have_gdb "python3 at work" && check "python3 at work" with_python
+	have_gdb "increments of it" && check "increments of it" with_increments
 else
 	skip "python3 at work" "there is none"
+fi
+
+# taken PID PROGRAM PATTERN: up to three snapshots until it has ended, of which gdb reads the first
+taken() {
+	local images=0
+
+	while [ $images -lt 3 ] && kill -0 "$1" 2>/dev/null; do
+		snapshot "$1"
+		if [ "$status" -eq 1 ]; then
+			grep -qE 'there is no process|has ended|zombie' "$dir/err" || return
+			break
+		fi
+		images=$((images + 1))
+		[ $images -gt 1 ] || backtrace "$2" "$3" || return
+	done
+	echo "$images images"
+	[ $images -gt 0 ]
+}
+
+# Threads that come and go, and nothing is out of order.
+with_sort() {
+	seq 2000000 | shuf >"$dir/lines"
+	sort --parallel=2 -n -S 400M -o "$dir/sorted" "$dir/lines" & pids+=($!)
+	sleep 0.3
+	taken "${pids[-1]}" "$(command -v sort)" '^#[0-9]+ ' && wait "${pids[-1]}" &&
+		cmp "$dir/sorted" <(seq 2000000)
+}
+have_gdb "sort --parallel" && check "sort --parallel" with_sort
+rm -f "$dir/lines" "$dir/sorted"
+
+# What it compiles to is the same.
+with_compiler() {
+	local gcc compiler
+
+	for i in {1..2000}; do
+		echo "int f$i(int *p, int n) { for (int i = 0; i < n; i++) p[i] += p[n - i] * $i; return *p; }"
+	done >"$dir/code.c"
+	(cd "$dir" && gcc -O2 -c -o expected.o code.c) || return
+	(cd "$dir" && exec gcc -O2 -c -o code.o code.c) & gcc=$!
+	pids+=("$gcc")
+	until compiler=$(pgrep -P "$gcc" cc1); do
+		kill -0 "$gcc" || return
+		sleep 0.05
+	done
+	taken "$compiler" "$(readlink "/proc/$compiler/exe")" '^#[0-9]+ ' && wait "$gcc" &&
+		cmp "$dir/expected.o" "$dir/code.o"
+}
+if command -v gcc >/dev/null; then
+	have_gdb "a compiler" && check "a compiler" with_compiler
+else
+	skip "a compiler" "there is no gcc"
 fi
 
 # What its users put in is there afterwards, and it answers as before.
