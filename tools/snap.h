@@ -225,7 +225,7 @@ struct snap_core {
 	uint64_t end;              /* of all segments */
 	bool rewrites;             /* there may be something where a page of zeros belongs */
 	struct ferry_span *absent; /* dumped mappings that the file doesn't have */
-	size_t nabsent, cap_absent;
+	size_t nabsent;
 	uint64_t written; /* bytes; holes are none */
 };
 
@@ -310,7 +310,7 @@ struct snap_async {
 	struct snap_place *places; /* sorted by their addresses */
 	size_t nplaces, cap_places;
 	struct ferry_span *unread; /* couldn't be read, and so aren't saved */
-	size_t nunread, cap_unread;
+	size_t nunread;
 	struct snap_round rounds[SNAP_ROUNDS];
 	unsigned int nrounds;
 	bool converged;

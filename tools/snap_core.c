@@ -179,16 +179,7 @@ int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64
 
 int snap_core_absent(struct snap_core *c, uint64_t addr, uint64_t len)
 {
-	if (c->nabsent == c->cap_absent) {
-		size_t cap = c->cap_absent * 2 + 64;
-		struct ferry_span *v = reallocarray(c->absent, cap, sizeof(*v));
-		if (!v)
-			return -ENOMEM;
-		c->absent = v;
-		c->cap_absent = cap;
-	}
-	c->absent[c->nabsent++] = (struct ferry_span){addr, len};
-	return 0;
+	return snap_span_add(&c->absent, &c->nabsent, addr, len);
 }
 
 /* ---- program headers */
