@@ -349,6 +349,8 @@ int snap_put_at(struct snap_job *job, uint64_t at, const void *pages, uint64_t l
 int snap_save_frozen(struct snap_job *job);
 /** And the rest. */
 int snap_save_rest(struct snap_job *job);
+/** Say what has come between. Returns @ret. */
+int snap_not_saved(const struct snap_job *job, int ret, struct why *why);
 /** Set by a signal. */
 extern volatile int snap_interrupted;
 

@@ -180,21 +180,6 @@ static bool gets_less(const struct snap_round *r)
 	return r->bytes < r[-1].bytes - r[-1].bytes / 4;
 }
 
-static int failed(struct snap_job *job, int ret, struct why *why)
-{
-	pid_t pid = job->target.pid;
-
-	if (ret == -EINTR)
-		return why_set(why, ret, "interrupted: process %d goes on, there is no %s",
-			       (int)pid, job->options->path);
-	if (ret == -ESRCH)
-		return why_set(
-			why, ret,
-			"process %d has ended, or become another program, before it was saved",
-			(int)pid);
-	return why_set(why, ret, "%s: %s", job->options->path, strerror(-ret));
-}
-
 static int save_rounds(struct snap_job *job, struct piece *piece)
 {
 	struct snap_async *a = &job->async;
@@ -222,7 +207,7 @@ int snap_async_save(struct snap_job *job, struct why *why)
 				   : snap_has_pins(job->target.pid);
 	free(piece);
 	park("snapshot.rounds");
-	return ret ? failed(job, ret, why) : 0;
+	return ret ? snap_not_saved(job, ret, why) : 0;
 }
 
 /* ---- it stands still */
@@ -250,7 +235,7 @@ int snap_async_changes(struct snap_job *job, struct why *why)
 		ret = snap_changed_copy(job);
 	park("snapshot.changes");
 	if (ret == -ESRCH)
-		return failed(job, ret, why);
+		return snap_not_saved(job, ret, why);
 	return ret < 0 ? why_set(why, ret, "what process %d has changed can't be copied: %s",
 				 (int)job->target.pid, strerror(-ret))
 		       : ret;

@@ -293,3 +293,18 @@ int snap_save_rest(struct snap_job *job)
 	show(job, true);
 	return ret;
 }
+
+int snap_not_saved(const struct snap_job *job, int ret, struct why *why)
+{
+	int pid = (int)job->target.pid;
+
+	if (ret == -EINTR)
+		return why_set(why, ret, "interrupted: process %d goes on, there is no %s", pid,
+			       job->options->path);
+	if (ret == -ESRCH)
+		return why_set(
+			why, ret,
+			"process %d has ended, or become another program, before it was saved",
+			pid);
+	return why_set(why, ret, "%s: %s", job->options->path, strerror(-ret));
+}

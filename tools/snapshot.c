@@ -297,17 +297,7 @@ static int save(struct snap_job *job, struct why *why)
 		ret = snap_save_rest(job);
 	if (!ret)
 		ret = snap_core_finish(&job->core, snap_step, job);
-	if (!ret || why->text[0])
-		return ret;
-	if (ret == -EINTR)
-		return why_set(why, ret, "interrupted: process %d goes on, there is no %s",
-			       (int)job->target.pid, job->options->path);
-	if (ret == -ESRCH)
-		return why_set(
-			why, ret,
-			"process %d has ended, or become another program, before it was saved",
-			(int)job->target.pid);
-	return why_set(why, ret, "%s: %s", job->options->path, strerror(-ret));
+	return !ret || why->text[0] ? ret : snap_not_saved(job, ret, why);
 }
 
 static void finish(struct snap_job *job)
