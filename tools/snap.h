@@ -34,6 +34,8 @@ bool snap_has_filter(pid_t pid, pid_t tid);
 int snap_reopen(struct snap_target *target, struct why *why);
 /** All of a file below /proc/PID; to be freed. NULL: it can't be read. */
 char *snap_read_proc(pid_t pid, const char *name, size_t *len);
+/** The number behind @key, which begins with the end of a line, in its status; -1: there is none. */
+long snap_status(pid_t tid, const char *key);
 
 /* ---- its mappings, snap_maps.c */
 

@@ -14,12 +14,7 @@
 
 bool snap_has_pins(pid_t pid)
 {
-	char *status = snap_read_proc(pid, "status", NULL);
-	const char *line = status ? strstr(status, "\nVmPin:") : NULL;
-	bool pins = line && strtoull(line + 7, NULL, 10);
-
-	free(status);
-	return pins;
+	return snap_status(pid, "\nVmPin:") > 0;
 }
 
 /* io_setup(2) maps its ring. */

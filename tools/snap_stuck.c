@@ -141,12 +141,8 @@ static bool is_in_vfork(const struct snap_target *target, pid_t tid)
 
 pid_t snap_tracer(pid_t tid)
 {
-	char *text = snap_read_proc(tid, "status", NULL);
-	const char *line = text ? strstr(text, "\nTracerPid:\t") : NULL;
-	pid_t tracer = line ? (pid_t)atoi(line + 12) : 0;
-
-	free(text);
-	return tracer;
+	long tracer = snap_status(tid, "\nTracerPid:");
+	return tracer > 0 ? (pid_t)tracer : 0;
 }
 
 int snap_why_stuck(const struct snap_target *target, pid_t tid, struct why *why)

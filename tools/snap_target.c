@@ -41,16 +41,25 @@ char *snap_read_proc(pid_t pid, const char *name, size_t *len)
 }
 
 /* The number behind @key in a status file; -1: it isn't there. */
-static long status_number(const char *status, const char *key, int base)
+static long status_number(const char *status, const char *key)
 {
 	const char *line = strstr(status, key);
-	return line ? strtol(line + strlen(key), NULL, base) : -1;
+	return line ? strtol(line + strlen(key), NULL, 10) : -1;
+}
+
+long snap_status(pid_t tid, const char *key)
+{
+	char *status = snap_read_proc(tid, "status", NULL);
+	long number = status ? status_number(status, key) : -1;
+
+	free(status);
+	return number;
 }
 
 static int refuse_by_status(pid_t pid, const char *status, struct why *why)
 {
 	const char *state = strstr(status, "\nState:\t");
-	long tgid = status_number(status, "\nTgid:\t", 10);
+	long tgid = status_number(status, "\nTgid:\t");
 	pid_t tracer = snap_tracer(pid);
 
 	if (tgid != pid)
@@ -175,7 +184,7 @@ bool snap_has_filter(pid_t pid, pid_t tid)
 	snprintf(name, sizeof(name), "task/%d/status", (int)tid);
 	char *status = snap_read_proc(pid, name, NULL);
 	/* If it isn't known: a filter that isn't there does no harm. */
-	bool filter = !status || status_number(status, "\nSeccomp:\t", 10) != 0;
+	bool filter = !status || status_number(status, "\nSeccomp:\t") != 0;
 	free(status);
 	return filter;
 }

@@ -14,12 +14,8 @@
 
 uint64_t snap_rss(pid_t pid)
 {
-	char *text = snap_read_proc(pid, "status", NULL);
-	const char *line = text ? strstr(text, "\nRssAnon:") : NULL;
-	uint64_t kib = line ? strtoull(line + 9, NULL, 10) : 0;
-
-	free(text);
-	return kib * 1024;
+	long kib = snap_status(pid, "\nRssAnon:");
+	return kib > 0 ? (uint64_t)kib * 1024 : 0;
 }
 
 static void set(struct snap_result *r, const char *way, const char *reason)
