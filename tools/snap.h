@@ -392,6 +392,8 @@ void snap_async_end(struct snap_job *job);
 
 /** Has it memory that is pinned for longer than a call, and accounted as such? */
 bool snap_has_pins(pid_t pid);
+/** Say that it has, and what to do instead. Returns -EBUSY. */
+int snap_why_pinned(pid_t pid, const char *advice, struct why *why);
 /** May devices write into it without its page table? What is known of that. */
 bool snap_may_be_written_aside(pid_t pid);
 

@@ -5,6 +5,7 @@
  * protected.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,14 @@
 bool snap_has_pins(pid_t pid)
 {
 	return snap_status(pid, "\nVmPin:") > 0;
+}
+
+int snap_why_pinned(pid_t pid, const char *advice, struct why *why)
+{
+	return why_set(why, -EBUSY,
+		       "process %d has pinned memory (VmPin in /proc/%d/status), and what a device "
+		       "writes there is not found: %s",
+		       (int)pid, (int)pid, advice);
 }
 
 /* io_setup(2) maps its ring. */

@@ -97,11 +97,7 @@ int snap_series_begin(struct snap_job *job, struct why *why)
 	if (!o->base && !o->track)
 		return 0;
 	if (snap_has_pins(job->target.pid))
-		return why_set(
-			why, -EBUSY,
-			"process %d has pinned memory (VmPin in /proc/%d/status), and what a "
-			"device writes there is not found: make full snapshots of it",
-			(int)job->target.pid, (int)job->target.pid);
+		return snap_why_pinned(job->target.pid, "make full snapshots of it", why);
 	ident->version = SNAP_IDENT_VER;
 	if (getrandom(ident->id, SNAP_ID_LEN, 0) != SNAP_ID_LEN)
 		return why_set(why, -EIO, "no random number: %s", strerror(errno));

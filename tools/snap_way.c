@@ -4,9 +4,6 @@
  * that works is found out by doing so: as long as each round has less to save than the one before.
  * If not, what is left is frozen, and who writes to it waits until it is saved.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "tools/snap.h"
 
 /* Freezing that little takes no longer than it takes to stop, and that is needed but once. */
@@ -24,26 +21,32 @@ static void set(struct snap_result *r, const char *way, const char *reason)
 	r->way_reason = reason;
 }
 
-bool snap_way_is_async(struct snap_job *job)
+/* NULL: it need not be frozen from the begin. */
+static const char *why_sync(const struct snap_job *job)
 {
 	const struct snap_options *o = job->options;
-	struct snap_result *r = &job->result;
 
+	if (o->way == WAY_SYNC)
+		return "as --way says";
+	if (o->compress)
+		return "nothing can be written twice into a compressed file";
+	if (o->way == WAY_ASYNC)
+		return NULL;
+	if (snap_may_be_written_aside(o->pid))
+		return "devices may write into its memory, which isn't found otherwise";
+	/* KSM doesn't let frozen memory be. */
+	if (snap_rss(o->pid) < SMALL && !snap_maps_are_merged(&job->flags))
+		return "it has little memory, which is frozen at once";
+	return NULL;
+}
+
+bool snap_way_is_async(struct snap_job *job)
+{
 	if (job->series.state)
 		return false;
-	if (o->way == WAY_SYNC)
-		set(r, "sync", "as --way says");
-	else if (o->compress)
-		set(r, "sync", "nothing can be written twice into a compressed file");
-	else if (o->way == WAY_AUTO && snap_may_be_written_aside(o->pid))
-		set(r, "sync", "devices may write into its memory, which isn't found otherwise");
-	/* Which KSM doesn't let be. */
-	else if (o->way == WAY_AUTO && snap_rss(o->pid) < SMALL &&
-		 !snap_maps_are_merged(&job->flags))
-		set(r, "sync", "it has little memory, which is frozen at once");
-	else
-		set(r, "async", "not yet known");
-	return !strcmp(r->way, "async");
+	const char *reason = why_sync(job);
+	set(&job->result, reason ? "sync" : "async", reason ? reason : "not yet known");
+	return !reason;
 }
 
 bool snap_way_can_be_sync(struct snap_job *job)

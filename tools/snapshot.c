@@ -223,10 +223,7 @@ static int fetch_tracking(struct snap_job *job, struct why *why)
 		return why_set(why, -EOPNOTSUPP,
 			       "this kernel takes moved memory for unchanged: use --way sync");
 	if (snap_has_pins(job->target.pid))
-		return why_set(why, -EBUSY,
-			       "process %d has pinned memory (VmPin in /proc/%d/status), and what "
-			       "a device writes there is not found: use --way sync",
-			       (int)job->target.pid, (int)job->target.pid);
+		return snap_why_pinned(job->target.pid, "use --way sync", why);
 	int ret = stop(job, why);
 	if (ret)
 		return ret;
