@@ -20,7 +20,7 @@
 #include "tools/snap.h"
 
 #define REGIONS (FERRY_HUGE_PAGES / 2)
-/* A part of the whole that is copied while the process stands still: of 1 GiB some 2 ms. */
+/* A part of the whole that is copied while the process stands still: of 1 GiB 4 MiB. */
 #define GOAL_PART  256u
 #define GOAL_LEAST (1ull << 20)
 

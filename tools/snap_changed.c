@@ -81,20 +81,24 @@ int snap_read(const struct snap_target *t, const struct ferry_span *spans, size_
 
 /* ---- copied or frozen */
 
+static uint64_t trackable(const struct snap_maps *maps)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < maps->n; i++)
+		if (snap_track_may(&maps->v[i]))
+			bytes += maps->v[i].end - maps->v[i].start;
+	return bytes;
+}
+
 static uint64_t limit_of(const struct snap_job *job)
 {
-	uint64_t frozen = 0;
-
 	if (job->options->max_extra)
 		return job->options->max_extra;
 	/* Of what is only reserved nothing need be copied. */
-	if (job->async.used)
-		frozen = job->async.rounds[0].bytes;
-	for (size_t i = 0; !job->async.used && i < job->maps.n; i++)
-		if (snap_track_may(&job->maps.v[i]))
-			frozen += job->maps.v[i].end - job->maps.v[i].start;
-	frozen /= 64;
-	return frozen < EXTRA_LEAST ? EXTRA_LEAST : frozen > EXTRA_MOST ? EXTRA_MOST : frozen;
+	uint64_t all = job->async.used ? job->async.rounds[0].bytes : trackable(&job->maps);
+	uint64_t part = all / 64;
+	return part < EXTRA_LEAST ? EXTRA_LEAST : part > EXTRA_MOST ? EXTRA_MOST : part;
 }
 
 int snap_changed_find(struct snap_job *job, int uffd)

@@ -14,11 +14,13 @@
  * The kernel hands out 512 at a time. If more are asked for, walk_end may be where the last but one
  * of these came to an end: not where it came to.
  */
-#define REGIONS 512u
+#define REGIONS  512u
+
+#define FEATURES (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC)
 
 int snap_track_prepare(int uffd)
 {
-	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC;
+	uint64_t features = FEATURES;
 	return uffd_api(uffd, &features);
 }
 
@@ -53,7 +55,7 @@ static bool try_to_move(int uffd, char *mem)
 
 bool snap_track_knows_moved(void)
 {
-	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC;
+	uint64_t features = FEATURES;
 	int uffd = uffd_open_best(&features, 0);
 	void *mem = mmap(NULL, 2 * FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			 -1, 0);
@@ -137,10 +139,19 @@ int snap_span_add(struct ferry_span **v, size_t *n, uint64_t addr, uint64_t len)
 	return 0;
 }
 
-static const struct pm_scan_arg populated = {
-	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-	.return_mask = PAGE_IS_WPALLOWED,
-};
+/* The first page that is populated. 0: there is none; 1, -errno. */
+static long find_populated(const struct snap_target *target, uint64_t start, uint64_t end,
+			   struct page_region *first)
+{
+	static const struct pm_scan_arg one = {
+		.max_pages = 1,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_WPALLOWED,
+	};
+	uint64_t walk_end;
+
+	return scan_call(target->pagemap, &one, start, end, first, 1, &walk_end);
+}
 
 /*
  * The zero page is a hole in the file. It isn't protected here: if this snapshot isn't made, it
@@ -190,8 +201,8 @@ static int scan(struct snap_changes *c, const struct snap_target *target, uint64
 }
 
 /*
- * For this alone the kernel has a loop that doesn't look at the pages themselves, five times as
- * fast as any other. What is empty is among it, but not where there is no page table.
+ * For this alone the kernel has a loop that doesn't look at the pages themselves. What is empty is
+ * among it, but not where there is no page table.
  */
 static const struct pm_scan_arg written = {
 	.category_mask = PAGE_IS_WRITTEN,
@@ -205,14 +216,12 @@ static const struct pm_scan_arg written = {
 static int add_unwritten(struct snap_changes *c, const struct snap_target *target, uint64_t from,
 			 uint64_t to)
 {
-	struct pm_scan_arg any = populated;
 	struct page_region first;
-	uint64_t at = from, same = from, walk_end;
+	uint64_t at = from, same = from;
 	int ret = 0;
 
-	any.max_pages = 1;
 	while (!ret && at < to) {
-		long n = scan_call(target->pagemap, &any, at, to, &first, 1, &walk_end);
+		long n = find_populated(target, at, to, &first);
 		if (n < 0)
 			return (int)n;
 		uint64_t start = n ? first.start / FERRY_HUGE * FERRY_HUGE : to;
@@ -249,13 +258,10 @@ static int scan_known(struct snap_changes *c, const struct snap_target *target,
 /* 1: it was given to somebody before, or -errno. What is empty may be said to be neither. */
 static int was_given(const struct snap_target *target, const struct snap_map *m)
 {
-	struct pm_scan_arg first = populated;
-	struct page_region region = {0};
-	uint64_t walk_end;
+	struct page_region first = {0};
+	long n = find_populated(target, m->start, m->end, &first);
 
-	first.max_pages = 1;
-	long n = scan_call(target->pagemap, &first, m->start, m->end, &region, 1, &walk_end);
-	return n < 0 ? (int)n : n && (region.categories & PAGE_IS_WPALLOWED);
+	return n < 0 ? (int)n : n && (first.categories & PAGE_IS_WPALLOWED);
 }
 
 /*
