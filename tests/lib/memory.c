@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 #include "pageferry.h"
 #include "tests/lib/test.h"
+#include "tests/lib/undo.h"
 
 char *map_memory(size_t len, size_t skip)
 {
@@ -229,57 +229,29 @@ int open_uffd_kernel(uint64_t features)
 
 /* ---- KSM */
 
-static int ksm_pipe = -1;
-static pid_t ksm_guard;
+#define KSM_RUN "/sys/kernel/mm/ksm/run"
 
-static bool write_ksm(char run)
-{
-	int fd = open("/sys/kernel/mm/ksm/run", O_WRONLY | O_CLOEXEC);
-	bool done = fd >= 0 && write(fd, &run, 1) == 1;
-
-	if (fd >= 0)
-		close(fd);
-	return done;
-}
-
-/* In a session of its own, so that it outlives a test that is killed with its process group. */
-__attribute__((noreturn)) static void guard_ksm(int end, char before)
-{
-	char byte;
-
-	setsid();
-	while (read(end, &byte, 1) < 0 && errno == EINTR)
-		;
-	write_ksm(before);
-	_exit(0);
-}
+static int ksm_undo;
 
 bool ksm_begin(void)
 {
-	int fd = open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC), ends[2];
-	char before = 0;
+	char before = 0, command[64];
+	int fd = open(KSM_RUN, O_RDWR | O_CLOEXEC);
 	bool known = fd >= 0 && read(fd, &before, 1) == 1;
 
+	if (known) {
+		snprintf(command, sizeof(command), "echo %c >" KSM_RUN, before);
+		ksm_undo = undo_later(command);
+	}
+	bool runs = known && pwrite(fd, "1", 1, 0) == 1;
+	if (known && !runs)
+		undo(ksm_undo);
 	if (fd >= 0)
 		close(fd);
-	if (!known || pipe2(ends, O_CLOEXEC))
-		return false;
-	ksm_guard = fork();
-	if (!ksm_guard) {
-		close(ends[1]);
-		guard_ksm(ends[0], before);
-	}
-	close(ends[0]);
-	ksm_pipe = ends[1];
-	if (ksm_guard > 0 && write_ksm('1'))
-		return true;
-	ksm_end();
-	return false;
+	return runs;
 }
 
 void ksm_end(void)
 {
-	close(ksm_pipe);
-	if (ksm_guard > 0)
-		waitpid(ksm_guard, NULL, 0);
+	undo(ksm_undo);
 }
