@@ -71,6 +71,8 @@ int run_command(void *command);
 /* The exit status. */
 int snapshot_with(const struct target *t, struct command c);
 int snapshot(const struct target *t);
+/* The status, and if it isn't 0 what the command said. */
+int shown(int status);
 bool said(const char *file, const char *what);
 bool nothing_left(void);
 struct elf elf_open(void);
