@@ -221,9 +221,7 @@ static void test_merged_memory(void **state)
 	ksm_end();
 	assert_done(base(pid, ""));
 	assert_true(ksm_begin());
-	for (int64_t until = now_ms() + 8000;
-	     !file_has(pid, "ksm_merging_pages", "[1-9]") && now_ms() < until;)
-		usleep(10000);
+	wait_merged(pid);
 	scene_act(s, 1);
 	scene_stop(pid);
 	assert_done(increment(pid, "base", "i1", ""));

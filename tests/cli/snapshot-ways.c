@@ -267,9 +267,7 @@ static void test_ksm(void **state)
 		SKIP("the kernel has no KSM, or this user can't switch it on");
 	pid_t command = spawn(run_command, &c);
 	wait_stopped(command);
-	for (int64_t until = now_ms() + 8000;
-	     !file_has(pid, "ksm_merging_pages", "[1-9]") && now_ms() < until;)
-		usleep(10000);
+	wait_merged(pid);
 	scene_act(s, 1);
 	scene_stop(pid);
 	kill(command, SIGCONT);

@@ -195,6 +195,14 @@ bool file_has(pid_t pid, const char *name, const char *what)
 	return system(command) == 0; /* NOLINT(cert-env33-c) */
 }
 
+void wait_merged(pid_t pid)
+{
+	for (int64_t until = now_ms() + 20000; !file_has(pid, "ksm_merging_pages", "[1-9]");) {
+		assert_true(now_ms() < until);
+		usleep(10000);
+	}
+}
+
 uint64_t moves_of(const struct target *t)
 {
 	struct journal j;

@@ -63,6 +63,8 @@ int64_t missing_now(const struct target *t);
 /* How often money has moved; it never pauses. */
 uint64_t moves_of(const struct target *t);
 bool file_has(pid_t pid, const char *name, const char *what);
+/* KSM has merged pages of it; or it fails. */
+void wait_merged(pid_t pid);
 /* It is as it was, every thread of it works, and no call of it has failed. */
 void assert_unharmed(const struct target *t);
 void target_end(struct target *t);
