@@ -140,17 +140,24 @@ static void test_vforks(void **state)
 	end(&t);
 }
 
-/* The child is done when the snapshot has begun to wait for it. */
+/* A snapshot that has begun to wait for a child. */
+static pid_t start_stuck(struct target *t)
+{
+	begin();
+	target_start(t, wait_for_child_in_one);
+	struct command c = {.park = "snapshot.stuck", .pid = t->pid};
+	pid_t pid = spawn(run_command, &c);
+	wait_stopped(pid);
+	return pid;
+}
+
+/* The child is done then. */
 static void test_vfork_ends(void **state)
 {
 	struct target t;
+	pid_t pid = start_stuck(&t);
 
 	(void)state;
-	begin();
-	target_start(&t, wait_for_child_in_one);
-	struct command c = {.park = "snapshot.stuck", .pid = t.pid};
-	pid_t pid = spawn(run_command, &c);
-	wait_stopped(pid);
 	/* Meanwhile the others go on. */
 	uint64_t slept = t.shared->slept;
 	wait_until(&t.shared->slept, slept + 2);
@@ -169,12 +176,7 @@ static void test_killed(void **state)
 	struct target t;
 
 	(void)state;
-	begin();
-	target_start(&t, wait_for_child_in_one);
-	struct command c = {.park = "snapshot.stuck", .pid = t.pid};
-	pid_t pid = spawn(run_command, &c);
-	wait_stopped(pid);
-	kill_and_reap(pid);
+	kill_and_reap(start_stuck(&t));
 	assert_unharmed(&t);
 	beside->release = 1;
 	wait_until(&beside->done, 1);

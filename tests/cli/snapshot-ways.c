@@ -117,10 +117,33 @@ static void test_torn(void **state)
 
 /* ---- what it does in between */
 
+static void assert_way(const char *way, const char *reason)
+{
+	char line[96];
+
+	snprintf(line, sizeof(line), "\"way\": \"%s\"", way);
+	assert_true(said(report, line));
+	assert_true(said(report, reason));
+}
+
+/* It stands still from now on, so that another snapshot has the same. */
+static void go_on(pid_t pid, pid_t command)
+{
+	scene_stop(pid);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+}
+
+static void assert_same_by_sync(pid_t pid)
+{
+	assert_int_equal(rename(core, in_dir("async")), 0);
+	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
+	assert_same("sync", "async");
+}
+
 static const char *const moments[] = {"snapshot.tracking", "snapshot.protected", "snapshot.read",
 				      "snapshot.round"};
 
-/* Then it stands still until the end, so that another snapshot has the same. */
 static void acts(bool huge, const char *moment)
 {
 	static const uint32_t steps[] = {SCENE_ZERO, SCENE_GROW, 1, 2, 3, 4, 5, 6, 7, SCENE_MERGE};
@@ -132,13 +155,9 @@ static void acts(bool huge, const char *moment)
 	wait_stopped(command);
 	for (unsigned int i = 0; i < COUNT(steps); i++)
 		scene_act(s, steps[i]);
-	scene_stop(pid);
-	kill(command, SIGCONT);
-	assert_done(wait_exit(command));
+	go_on(pid, command);
 	assert_true(said(report, "\"way\": \"async\""));
-	assert_int_equal(rename(core, in_dir("async")), 0);
-	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
-	assert_same("sync", "async");
+	assert_same_by_sync(pid);
 	scene_end(s, pid);
 }
 
@@ -174,13 +193,9 @@ static void test_acts_and_is_frozen(void **state)
 		wait_stopped(command);
 		for (unsigned int i = 0; i < COUNT(steps); i++)
 			scene_act(s, steps[i]);
-		scene_stop(pid);
-		kill(command, SIGCONT);
-		assert_done(wait_exit(command));
+		go_on(pid, command);
 		assert_true(said(report, "\"way\": \"both\""));
-		assert_int_equal(rename(core, in_dir("async")), 0);
-		assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
-		assert_same("sync", "async");
+		assert_same_by_sync(pid);
 		scene_end(s, pid);
 	}
 }
@@ -205,25 +220,12 @@ static void test_no_holes(void **state)
 	for (uint32_t step = 1; step < 6; step++)
 		scene_act(s, step);
 	scene_act(s, SCENE_ZERO);
-	scene_stop(pid);
-	kill(command, SIGCONT);
-	assert_done(wait_exit(command));
-	assert_int_equal(rename(core, in_dir("async")), 0);
-	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
-	assert_same("sync", "async");
+	go_on(pid, command);
+	assert_same_by_sync(pid);
 	scene_end(s, pid);
 }
 
 /* ---- memory that is written to without its page table */
-
-static void assert_way(const char *way, const char *reason)
-{
-	char line[96];
-
-	snprintf(line, sizeof(line), "\"way\": \"%s\"", way);
-	assert_true(said(report, line));
-	assert_true(said(report, reason));
-}
 
 static void test_pinned(void **state)
 {
@@ -236,9 +238,7 @@ static void test_pinned(void **state)
 	wait_stopped(command);
 	scene_act(s, SCENE_PIN);
 	bool pinned = s->written;
-	scene_stop(pid);
-	kill(command, SIGCONT);
-	assert_done(wait_exit(command));
+	go_on(pid, command);
 	if (pinned) {
 		assert_way("both", "meanwhile devices may write");
 		assert_true(said(report, "\"frozen_bytes\": 2[0-9]\\{7\\},"));
@@ -269,14 +269,10 @@ static void test_ksm(void **state)
 	wait_stopped(command);
 	wait_merged(pid);
 	scene_act(s, 1);
-	scene_stop(pid);
-	kill(command, SIGCONT);
-	assert_done(wait_exit(command));
+	go_on(pid, command);
 	assert_way("async", "each round had less to save");
-	assert_int_equal(rename(core, in_dir("async")), 0);
 	ksm_end();
-	assert_done(ferry("--pid %d -o sync --way sync", (int)pid));
-	assert_same("sync", "async");
+	assert_same_by_sync(pid);
 	scene_end(s, pid);
 }
 
