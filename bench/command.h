@@ -37,21 +37,32 @@ static inline const char *command_folder(uint64_t len)
 	return !statvfs("/dev/shm", &v) && v.f_bavail * v.f_frsize > 2 * len ? "/dev/shm" : "/tmp";
 }
 
+/* The command that was built with this bench. */
+static inline void command_find(char *path, size_t size)
+{
+	ssize_t n = readlink("/proc/self/exe", path, size - 32);
+
+	path[n > 0 ? n : 0] = 0;
+	for (int i = 0; i < 2; i++)
+		if (strrchr(path, '/'))
+			*strrchr(path, '/') = 0;
+	size_t end = strlen(path);
+	snprintf(path + end, size - end, "/pageferry");
+}
+
+static inline void command_make_dir(char *dir, size_t size, const char *where)
+{
+	snprintf(dir, size, "%.200s/pageferry-bench-XXXXXX", where);
+	if (!mkdtemp(dir))
+		bench_cannot("%s: %s", dir, strerror(errno));
+}
+
 /* With room for files of so many bytes. */
 static inline void command_init(struct command *c, uint64_t len)
 {
-	ssize_t n = readlink("/proc/self/exe", c->path, sizeof(c->path) - 32);
-
 	c->owner = getpid();
-	c->path[n > 0 ? n : 0] = 0;
-	for (int i = 0; i < 2; i++)
-		if (strrchr(c->path, '/'))
-			*strrchr(c->path, '/') = 0;
-	size_t end = strlen(c->path);
-	snprintf(c->path + end, sizeof(c->path) - end, "/pageferry");
-	snprintf(c->dir, sizeof(c->dir), "%.200s/pageferry-bench-XXXXXX", command_folder(len));
-	if (!mkdtemp(c->dir))
-		bench_cannot("%s: %s", c->dir, strerror(errno));
+	command_find(c->path, sizeof(c->path));
+	command_make_dir(c->dir, sizeof(c->dir), command_folder(len));
 	snprintf(c->file, sizeof(c->file), "%s/core", c->dir);
 	snprintf(c->said, sizeof(c->said), "%s/said", c->dir);
 }

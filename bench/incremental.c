@@ -19,7 +19,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "bench/report.h"
+#include "bench/command.h"
 
 #define LEN       (1ull << 30)
 #define LEN_QUICK (64ull << 20)
@@ -242,17 +242,9 @@ static void measure(struct bench *b, struct share *s)
 static void set_up(struct bench *b)
 {
 	const char *tmp = getenv("TMPDIR");
-	ssize_t n = readlink("/proc/self/exe", b->command, sizeof(b->command) - 32);
 
-	b->command[n > 0 ? n : 0] = 0;
-	for (int i = 0; i < 2; i++)
-		if (strrchr(b->command, '/'))
-			*strrchr(b->command, '/') = 0;
-	size_t len = strlen(b->command);
-	snprintf(b->command + len, sizeof(b->command) - len, "/pageferry");
-	snprintf(b->dir, sizeof(b->dir), "%.200s/pageferry-bench-XXXXXX", tmp ? tmp : "/tmp");
-	if (!mkdtemp(b->dir))
-		bench_cannot("%s: %s", b->dir, strerror(errno));
+	command_find(b->command, sizeof(b->command));
+	command_make_dir(b->dir, sizeof(b->dir), tmp ? tmp : "/tmp");
 	b->len = b->report.o.quick ? LEN_QUICK : LEN;
 }
 
