@@ -202,7 +202,7 @@ static int scan(struct snap_changes *c, const struct snap_target *target, uint64
 
 /*
  * For this alone the kernel has a loop that doesn't look at the pages themselves. What is empty is
- * among it, but not where there is no page table.
+ * among it; where there is no page table, only newer kernels say so.
  */
 static const struct pm_scan_arg written = {
 	.category_mask = PAGE_IS_WRITTEN,

@@ -205,6 +205,21 @@ static void test_left_out(void **state)
 	end_with_same(s, pid, "base i1 i2");
 }
 
+/* Where there is no page table any more nothing is as it was. */
+static void test_discarded(void **state)
+{
+	(void)state;
+	for (unsigned int huge = 0; huge < 2; huge++) {
+		pid_t pid;
+		struct scene *s = scene_start(huge, &pid);
+		assert_done(base(pid, ""));
+		scene_act(s, SCENE_DISCARD);
+		scene_stop(pid);
+		assert_done(increment(pid, "base", "i1", ""));
+		end_with_same(s, pid, "base i1");
+	}
+}
+
 /* KSM takes the protection away. Then nobody would know whether a frozen page was written to. */
 static void test_merged_memory(void **state)
 {
@@ -558,6 +573,7 @@ int main(void)
 		TEST(test_torn),          TEST(test_meanwhile),     TEST(test_guard),
 		TEST(test_left_out),      TEST(test_shared_memory), TEST(test_two_at_once),
 		TEST(test_merged_memory), TEST(test_pinned),        TEST(test_untracked),
+		TEST(test_discarded),
 	};
 
 	if (!subject_begin())

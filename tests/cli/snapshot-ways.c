@@ -146,7 +146,8 @@ static const char *const moments[] = {"snapshot.tracking", "snapshot.protected",
 
 static void acts(bool huge, const char *moment)
 {
-	static const uint32_t steps[] = {SCENE_ZERO, SCENE_GROW, 1, 2, 3, 4, 5, 6, 7, SCENE_MERGE};
+	static const uint32_t steps[] = {SCENE_ZERO,  SCENE_GROW,   1, 2, 3, 4, 5, 6, 7,
+					 SCENE_MERGE, SCENE_DISCARD};
 	pid_t pid;
 	struct scene *s = scene_start(huge, &pid);
 	struct command c = {.park = moment, .way = "async", .pid = pid};

@@ -126,6 +126,9 @@ static void act(struct scene *s, uint32_t step)
 	case SCENE_SHARE:
 		share(s);
 		break;
+	case SCENE_DISCARD:
+		check_equal(madvise(s->mem + 8 * BLOCK, BLOCK, MADV_DONTNEED), 0);
+		break;
 	case 1: /* write, here and there */
 		for (size_t i = 0; i < PART_LEN; i += 16 * PAGE)
 			scene_part(s, 0)[i + i / 16 % PAGE] ^= 1;

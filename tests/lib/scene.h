@@ -27,6 +27,7 @@ struct scene {
 #define SCENE_DONT_DUMP 23u
 #define SCENE_DO_DUMP   24u
 #define SCENE_SHARE     25u /* with a process that writes when ->write says so */
+#define SCENE_DISCARD   26u /* as much as a page table stands for */
 
 /* One of the eight parts of its memory. */
 char *scene_part(const struct scene *s, unsigned int i);
