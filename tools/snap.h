@@ -34,7 +34,8 @@ bool snap_has_filter(pid_t pid, pid_t tid);
 int snap_reopen(struct snap_target *target, struct why *why);
 /** All of a file below /proc/PID; to be freed. NULL: it can't be read. */
 char *snap_read_proc(pid_t pid, const char *name, size_t *len);
-/** The number behind @key, which begins with the end of a line, in its status; -1: there is none. */
+/** The number behind @key, which begins with the end of a line, in its status; -1: there is none.
+ */
 long snap_status(pid_t tid, const char *key);
 
 /* ---- its mappings, snap_maps.c */
@@ -49,6 +50,7 @@ enum snap_way {
 
 struct snap_map {
 	uint64_t start, end, offset, inode;
+	uint64_t dev;    /* as a number that tells it from others */
 	uint64_t dumped; /* bytes from the start on */
 	uint64_t at;     /* in the file */
 	enum snap_way way;
@@ -232,11 +234,14 @@ struct snap_core {
 };
 
 int snap_core_create(struct snap_core *core, const char *path, bool compress, struct why *why);
-/** Give every mapping that has none its place; nothing is written yet. */
-void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps, void *notes, size_t len);
+/** Once there are notes: give every mapping that has none its place; nothing is written yet. */
+void snap_core_lay_out(struct snap_core *core, struct snap_maps *maps);
 int snap_core_write(struct snap_core *core, uint64_t addr, const void *data, uint64_t len);
-/** Where in the file a page is that is dumped; and pages that lie there in a row. */
-uint64_t snap_core_place(const struct snap_core *core, uint64_t addr);
+/** Where in the file memory is that is dumped, and how much of *len lies there in a row; 0: it
+ * isn't.
+ */
+uint64_t snap_core_place(const struct snap_core *core, uint64_t addr, uint64_t *len);
+/** Pages that lie there in a row. */
 int snap_core_write_at(struct snap_core *core, uint64_t at, const void *pages, uint64_t len);
 /** Room for what is saved before the mappings are laid out, and may be saved again there. */
 uint64_t snap_core_reserve(struct snap_core *core, uint64_t len);
@@ -276,9 +281,31 @@ struct snap_result {
 	const struct snap_maps *maps;
 };
 
-struct snap_copied {
+/* Memory that is touched before the process stands still. */
+struct snap_room {
+	char *mem;
+	size_t len, used;
+};
+
+struct snap_copies {
+	struct ferry_span *spans;
+	size_t n;
+	uint64_t bytes;
+	char *data;    /* one behind the other; NULL: not copied */
+	size_t mapped; /* for them alone; 0: in the room */
+};
+
+/* A file that is mapped. */
+struct snap_backing {
+	uint64_t dev, inode;
+	int fd;
+};
+
+/* What a process hasn't changed of a mapping: its file has it. */
+struct snap_unchanged {
 	struct ferry_span span;
-	char *data;
+	uint64_t offset;
+	int fd;
 };
 
 /** One in a series of snapshots of which each has what has changed since the one before. */
@@ -329,19 +356,20 @@ struct snap_job {
 	struct snap_series series;
 	struct snap_async async;
 	struct snap_changes changes; /* since it was saved before */
-	char *changed;               /* their contents; NULL: frozen */
-	struct snap_maps parts;      /* of the mappings, as the file has them */
+	struct snap_copies changed;  /* their contents, if they aren't frozen */
+	struct snap_copies own;      /* of mappings of files */
+	struct snap_room room;       /* for both */
+	struct snap_backing *backing;
+	size_t nbacking;
+	struct snap_unchanged *unchanged;
+	size_t nunchanged;
+	struct snap_maps parts; /* of the mappings, as the file has them */
 	struct ferry_snapshot *snap;
-	struct snap_copied *copies;
-	size_t ncopies, cap_copies;
 	struct snap_result result;
 	int64_t begin_ns;
 	uint64_t done, expected; /* bytes, for the progress bar */
 };
 
-/** Copy, while it stands still, what can't be frozen. */
-int snap_copy(struct snap_job *job);
-void snap_copies_free(struct snap_job *job);
 /** The file is being put into order: rate, and whether somebody wants it to end. @job: a snap_job.
  */
 int snap_step(void *job, uint64_t written);
@@ -356,20 +384,39 @@ int snap_not_saved(const struct snap_job *job, int ret, struct why *why);
 /** Set by a signal. */
 extern volatile int snap_interrupted;
 
-/* ---- what has changed since it was saved before, snap_changed.c */
+/* ---- copied while it stands still, snap_copied.c and snap_backing.c */
 
+/** A mapping of a file, up to which its unchanged pages are saved, too. */
+#define SNAP_COPY_ALL (4ull << 20)
+
+/** Before: have so much room, or none. Nothing may be in it. */
+void snap_room_make(struct snap_room *room, uint64_t len);
+/** Open the files that are mapped, as far as one may. */
+void snap_backing_open(struct snap_job *job);
+void snap_backing_close(struct snap_job *job);
+/** The file of a mapping; -1: it isn't open. */
+int snap_backing(const struct snap_job *job, const struct snap_map *map);
+/** Have this saved from a file, when the process runs again. 0, -ENOMEM. */
+int snap_backing_add(struct snap_job *job, int fd, uint64_t offset, uint64_t addr, uint64_t len);
 /** Something can't be read. Returns 0 or -errno. */
 typedef int snap_unread(void *arg, uint64_t page);
 /** Read these, one behind the other; what can't be read is zero, and @unread is told. */
 int snap_read(const struct snap_target *target, const struct ferry_span *spans, size_t n, char *to,
 	      snap_unread *unread, void *arg);
+/** Copy what it has changed. 0 or -errno. */
+int snap_copy_changed(struct snap_job *job);
+/** And what it has of its own in mappings of files. */
+int snap_copy_own(struct snap_job *job);
+void snap_copies_free(struct snap_job *job);
+
+/* ---- what has changed since it was saved before, snap_changed.c */
+
 /** It stands still: get a userfaultfd for tracking. */
 int snap_changed_uffd(struct snap_job *job, const struct snap_maps *maps, int *uffd,
 		      struct why *why);
 /** It stands still: find out. 0: little, to be copied; 1: much, and it is no longer tracked;
  * -errno. */
 int snap_changed_find(struct snap_job *job, int uffd);
-int snap_changed_copy(struct snap_job *job);
 /** The mappings as the file has them. NULL: no memory. */
 struct snap_maps *snap_changed_parts(struct snap_job *job);
 void snap_changed_free(struct snap_job *job);

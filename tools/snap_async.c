@@ -150,11 +150,14 @@ static int look(struct snap_job *job)
 	return !ret ? place_all(job) : ret == -ENOMEM ? -ESRCH : ret;
 }
 
+/* Once little is left, looking for new mappings would be most of it: these come when it stands
+ * still.
+ */
 static int save_round(struct snap_job *job, struct piece *piece, struct snap_round *r)
 {
 	const struct snap_async *a = &job->async;
 	int64_t begin = clock_ns();
-	int ret = look(job);
+	int ret = a->converged ? 0 : look(job);
 
 	for (size_t i = 0; !ret && i < a->nplaces; i++)
 		ret = save_place(job, &a->places[i], piece, &r->bytes);
@@ -175,9 +178,10 @@ static bool is_little(const struct snap_job *job, uint64_t bytes)
 }
 
 /* Less than three quarters of the round before: so all rounds together write four times all. */
-static bool gets_less(const struct snap_round *r)
+static bool gets_less(const struct snap_async *a)
 {
-	return r->bytes < r[-1].bytes - r[-1].bytes / 4;
+	const struct snap_round *r = &a->rounds[a->nrounds - 1];
+	return r->bytes && (a->nrounds == 1 || r->bytes < r[-1].bytes - r[-1].bytes / 4);
 }
 
 static int save_rounds(struct snap_job *job, struct piece *piece)
@@ -189,10 +193,8 @@ static int save_rounds(struct snap_job *job, struct piece *piece)
 		struct snap_round *r = &a->rounds[a->nrounds++];
 		ret = save_round(job, piece, r);
 		job->expected = job->done + r->bytes;
-		a->converged = is_little(job, r->bytes);
-		if (a->converged || (a->nrounds > 1 && !gets_less(r)))
-			break;
-	} while (!ret && a->nrounds < SNAP_ROUNDS);
+		a->converged |= is_little(job, r->bytes);
+	} while (!ret && gets_less(a) && a->nrounds < SNAP_ROUNDS);
 	return ret;
 }
 
@@ -206,6 +208,10 @@ int snap_async_save(struct snap_job *job, struct why *why)
 				   ? snap_may_be_written_aside(job->target.pid)
 				   : snap_has_pins(job->target.pid);
 	free(piece);
+	/* What is left is about as much as the last round had. */
+	if (!ret && job->async.converged)
+		snap_room_make(&job->room,
+			       job->async.rounds[job->async.nrounds - 1].bytes + FERRY_HUGE);
 	park("snapshot.rounds");
 	return ret ? snap_not_saved(job, ret, why) : 0;
 }
@@ -232,7 +238,7 @@ int snap_async_changes(struct snap_job *job, struct why *why)
 	if (a->aside && ret >= 0)
 		ret = distrust(job, ret);
 	if (!ret)
-		ret = snap_changed_copy(job);
+		ret = snap_copy_changed(job);
 	park("snapshot.changes");
 	if (ret == -ESRCH)
 		return snap_not_saved(job, ret, why);

@@ -6,17 +6,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "lib/snapshot.h"
 #include "tools/snap.h"
 
-#define EXTRA_LEAST         (16ull << 20)
-#define EXTRA_MOST          (256ull << 20)
-#define BATCH               512u
-#define COPIES_LEN(changes) ((changes)->changed_bytes + FERRY_HUGE)
+#define EXTRA_LEAST (16ull << 20)
+#define EXTRA_MOST  (256ull << 20)
 
 int snap_changed_uffd(struct snap_job *job, const struct snap_maps *maps, int *uffd,
 		      struct why *why)
@@ -27,56 +23,6 @@ int snap_changed_uffd(struct snap_job *job, const struct snap_maps *maps, int *u
 	int ret = snap_track_prepare(*uffd);
 	return ret ? why_set(why, -EOPNOTSUPP, "this kernel can't track changes: Linux 6.7 can")
 		   : 0;
-}
-
-/* ---- read */
-
-/* Slower, but it also reads what its owner may not. */
-static int read_by_file(const struct snap_target *t, struct ferry_span span, char *to,
-			snap_unread *unread, void *arg)
-{
-	int ret = 0;
-
-	if (pread(t->mem, to, span.len, (off_t)span.addr) == (ssize_t)span.len)
-		return 0;
-	for (uint64_t at = 0; !ret && at < span.len; at += FERRY_PAGE) {
-		if (pread(t->mem, to + at, FERRY_PAGE, (off_t)(span.addr + at)) == FERRY_PAGE)
-			continue;
-		memset(to + at, 0, FERRY_PAGE);
-		ret = unread(arg, span.addr + at);
-	}
-	return ret;
-}
-
-static int read_batch(const struct snap_target *t, const struct ferry_span *spans, size_t n,
-		      char *to, uint64_t *len, snap_unread *unread, void *arg)
-{
-	struct iovec remote[BATCH], local = {to, 0};
-	int ret = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		remote[i] = (struct iovec){(void *)(uintptr_t)spans[i].addr, spans[i].len};
-		local.iov_len += spans[i].len;
-	}
-	*len = local.iov_len;
-	if (process_vm_readv(t->pid, &local, 1, remote, n, 0) == (ssize_t)local.iov_len)
-		return 0;
-	for (size_t i = 0; !ret && i < n; to += spans[i++].len)
-		ret = read_by_file(t, spans[i], to, unread, arg);
-	return ret;
-}
-
-int snap_read(const struct snap_target *t, const struct ferry_span *spans, size_t n, char *to,
-	      snap_unread *unread, void *arg)
-{
-	uint64_t len;
-	int ret = 0;
-
-	for (size_t i = 0, some; !ret && i < n; i += some, to += len) {
-		some = n - i < BATCH ? n - i : BATCH;
-		ret = read_batch(t, spans + i, some, to, &len, unread, arg);
-	}
-	return ret;
 }
 
 /* ---- copied or frozen */
@@ -104,7 +50,8 @@ static uint64_t limit_of(const struct snap_job *job)
 int snap_changed_find(struct snap_job *job, int uffd)
 {
 	uint64_t limit = limit_of(job);
-	int ret = snap_track_scan(&job->changes, uffd, &job->target, &job->maps, limit);
+	int ret = snap_track_scan(&job->changes, uffd, &job->target, &job->maps,
+				  job->async.used ? 0 : limit + 1);
 
 	job->result.changed = job->changes.changed_bytes;
 	job->result.same = job->changes.same_bytes;
@@ -114,38 +61,8 @@ int snap_changed_find(struct snap_job *job, int uffd)
 	return 1;
 }
 
-/* The process waits for it: huge pages come fifty times faster. */
-static char *map_copies(size_t len)
-{
-	void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (mem == MAP_FAILED)
-		return NULL;
-	madvise(mem, len, MADV_HUGEPAGE);
-	return mem;
-}
-
-/* It stands still, and this is populated: nobody can read it, the process itself included. */
-static int is_absent(void *arg, uint64_t addr)
-{
-	struct snap_job *job = arg;
-	return snap_core_absent(&job->core, addr, FERRY_PAGE);
-}
-
-int snap_changed_copy(struct snap_job *job)
-{
-	const struct snap_changes *c = &job->changes;
-
-	job->changed = map_copies(COPIES_LEN(c));
-	return job->changed ? snap_read(&job->target, c->changed, c->nchanged, job->changed,
-					is_absent, job)
-			    : -ENOMEM;
-}
-
 void snap_changed_free(struct snap_job *job)
 {
-	if (job->changed)
-		munmap(job->changed, COPIES_LEN(&job->changes));
 	snap_changes_free(&job->changes);
 	free(job->parts.v);
 }

@@ -75,14 +75,12 @@ static uint64_t page_up(uint64_t at)
 	return (at + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
 }
 
-void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes, size_t len)
+void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps)
 {
 	c->maps = maps;
-	c->notes = notes;
-	c->notes_len = len;
 	c->notes_at = SNAP_NOTES_AT;
 	if (!c->rewrites)
-		c->end = page_up(SNAP_NOTES_AT + len);
+		c->end = page_up(SNAP_NOTES_AT + c->notes_len);
 	for (size_t i = 0; i < maps->n; i++) {
 		if (maps->v[i].placed)
 			continue;
@@ -92,7 +90,7 @@ void snap_core_lay_out(struct snap_core *c, struct snap_maps *maps, void *notes,
 	/* How many there would be wasn't known at the begin. */
 	if (c->rewrites) {
 		c->notes_at = c->end;
-		c->end = page_up(c->notes_at + len);
+		c->end = page_up(c->notes_at + c->notes_len);
 	}
 }
 
@@ -151,10 +149,13 @@ int snap_core_write_at(struct snap_core *c, uint64_t at, const void *pages, uint
 	return 0;
 }
 
-uint64_t snap_core_place(const struct snap_core *c, uint64_t addr)
+uint64_t snap_core_place(const struct snap_core *c, uint64_t addr, uint64_t *len)
 {
 	const struct snap_map *m = snap_maps_find(c->maps, addr);
-	return m ? m->at + (addr - m->start) : 0;
+	uint64_t left = m && addr - m->start < m->dumped ? m->start + m->dumped - addr : 0;
+
+	*len = left < *len ? left : *len;
+	return left ? m->at + (addr - m->start) : 0;
 }
 
 int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64_t len)
@@ -162,12 +163,10 @@ int snap_core_write(struct snap_core *c, uint64_t addr, const void *data, uint64
 	const char *p = data;
 
 	while (len) {
-		const struct snap_map *m = snap_maps_find(c->maps, addr);
-		if (!m || addr - m->start >= m->dumped)
+		uint64_t part = len, at = snap_core_place(c, addr, &part);
+		if (!part)
 			return -EFAULT;
-		uint64_t part = m->start + m->dumped - addr;
-		part = part < len ? part : len;
-		int ret = snap_core_write_at(c, m->at + (addr - m->start), p, part);
+		int ret = snap_core_write_at(c, at, p, part);
 		if (ret)
 			return ret;
 		addr += part;

@@ -24,12 +24,14 @@ enum {
 
 static bool parse_line(char *line, struct snap_map *m)
 {
+	unsigned int major, minor;
 	int at = 0;
 
 	*m = (struct snap_map){0};
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %*x:%*x %" SCNu64 " %n",
-		   &m->start, &m->end, m->perms, &m->offset, &m->inode, &at) < 5)
+	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &m->start,
+		   &m->end, m->perms, &m->offset, &major, &minor, &m->inode, &at) < 7)
 		return false;
+	m->dev = (uint64_t)major << 32 | minor;
 	m->name = at ? line + at : "";
 	return m->end > m->start;
 }

@@ -147,7 +147,9 @@ static int lay_out(struct merge *m, struct why *why)
 	memcpy(ident.id, last->ident.id, sizeof(ident.id));
 	struct snap_ident_note note = snap_ident_note(&ident);
 	memcpy(notes, &note, sizeof(note));
-	snap_core_lay_out(&m->core, &m->maps, notes, last->notes_len);
+	m->core.notes = notes;
+	m->core.notes_len = last->notes_len;
+	snap_core_lay_out(&m->core, &m->maps);
 	return 0;
 }
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "lib/clock.h"
@@ -14,85 +13,6 @@
 #define BAR_WIDTH 40
 #define BAR_NS    100000000
 #define PART      (1u << 20)
-#define COPY_ALL                                                                                   \
-	(4ull << 20) /* a mapping of a file, up to which its unchanged pages are copied, too */
-
-/* ---- while it stands still */
-
-static int read_pages(const struct snap_target *t, uint64_t addr, char *to, uint64_t len)
-{
-	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
-
-	if (process_vm_readv(t->pid, &local, 1, &remote, 1, 0) == (ssize_t)len)
-		return 0;
-	return pread(t->mem, to, len, (off_t)addr) == (ssize_t)len ? 0 : -EFAULT;
-}
-
-static int copy_span(struct snap_job *job, uint64_t addr, uint64_t len)
-{
-	if (job->ncopies == job->cap_copies) {
-		size_t cap = job->cap_copies * 2 + 64;
-		struct snap_copied *v = reallocarray(job->copies, cap, sizeof(*v));
-		if (!v)
-			return -ENOMEM;
-		job->copies = v;
-		job->cap_copies = cap;
-	}
-	char *data = malloc(len);
-	if (!data)
-		return -ENOMEM;
-	int ret = read_pages(&job->target, addr, data, len);
-	if (ret) {
-		free(data);
-		return ret;
-	}
-	job->copies[job->ncopies++] = (struct snap_copied){{addr, len}, data};
-	job->result.copied += len;
-	return 0;
-}
-
-/* Of a large one only its own pages. The others are in its file, where debuggers find them. */
-static int copy_own(struct snap_job *job, const struct snap_map *m)
-{
-	struct ferry_span run;
-	uint64_t at = m->start;
-	int ret = 0;
-
-	while (!ret && snap_next_own(&job->target, at, m->end, &run)) {
-		if (run.addr > at)
-			ret = snap_core_absent(&job->core, at, run.addr - at);
-		if (!ret)
-			ret = copy_span(job, run.addr, run.len);
-		at = run.addr + run.len;
-	}
-	if (!ret && at < m->end)
-		ret = snap_core_absent(&job->core, at, m->end - at);
-	return ret;
-}
-
-int snap_copy(struct snap_job *job)
-{
-	int ret = 0;
-
-	for (size_t i = 0; !ret && i < job->maps.n; i++) {
-		const struct snap_map *m = &job->maps.v[i];
-		if (m->way != SNAP_COPIED)
-			continue;
-		/* Beyond the end of its file a mapping can't be read. */
-		if (m->end - m->start > COPY_ALL || copy_span(job, m->start, m->end - m->start))
-			ret = copy_own(job, m);
-	}
-	return ret;
-}
-
-void snap_copies_free(struct snap_job *job)
-{
-	for (size_t i = 0; i < job->ncopies; i++)
-		free(job->copies[i].data);
-	free(job->copies);
-}
-
-/* ---- afterwards */
 
 static void show(struct snap_job *job, bool last)
 {
@@ -176,33 +96,48 @@ int snap_save_frozen(struct snap_job *job)
 	return ret;
 }
 
-/* What lies apart in memory mostly lies in a row in the file. */
-static int save_changed(struct snap_job *job)
+/* What lies apart in memory mostly lies in a row in the file, and is written at once. */
+struct run {
+	uint64_t at, len;
+	const char *data;
+};
+
+static int put_run(struct snap_job *job, struct run *r)
 {
-	const struct snap_changes *c = &job->changes;
-	const char *data = job->changed;
+	int ret = r->len ? snap_put_at(job, r->at, r->data, r->len) : 0;
+
+	r->data += r->len;
+	r->len = 0;
+	return ret;
+}
+
+/* What lies in a row in memory may lie apart in the file. */
+static int add_to_run(struct snap_job *job, struct run *r, struct ferry_span s)
+{
 	int ret = 0;
 
-	for (size_t i = 0; !ret && data && i < c->nchanged;) {
-		uint64_t at = snap_core_place(&job->core, c->changed[i].addr), len = 0;
-		do
-			len += c->changed[i++].len;
-		while (i < c->nchanged && len < PART &&
-		       snap_core_place(&job->core, c->changed[i].addr) == at + len);
-		ret = snap_put_at(job, at, data, len);
-		data += len;
+	for (uint64_t some; !ret && s.len; s.addr += some, s.len -= some) {
+		some = s.len;
+		uint64_t at = snap_core_place(&job->core, s.addr, &some);
+		if (!some)
+			return -EFAULT;
+		if (at != r->at + r->len || r->len >= PART) {
+			ret = put_run(job, r);
+			r->at = at;
+		}
+		r->len += some;
 	}
 	return ret;
 }
 
-static int save_copies(struct snap_job *job)
+static int save_copies(struct snap_job *job, const struct snap_copies *c)
 {
+	struct run r = {.data = c->data};
 	int ret = 0;
 
-	for (size_t i = 0; !ret && i < job->ncopies; i++)
-		ret = put(job, job->copies[i].span.addr, job->copies[i].data,
-			  job->copies[i].span.len);
-	return ret;
+	for (size_t i = 0; !ret && i < c->n; i++)
+		ret = add_to_run(job, &r, c->spans[i]);
+	return ret ? ret : put_run(job, &r);
 }
 
 /* By the descriptor alone: the process may be another program by now. */
@@ -267,6 +202,38 @@ static int save_map(struct snap_job *job, const struct snap_map *m)
 	return ret;
 }
 
+/* Up to a page behind the end of the file, as it is mapped. */
+static int save_from_file(struct snap_job *job, const struct snap_unchanged *u, char *buffer)
+{
+	uint64_t addr = u->span.addr, left = u->span.len, offset = u->offset;
+	int ret = 0;
+
+	while (!ret && left) {
+		uint64_t some = left < PART ? left : PART;
+		ssize_t n = pread(u->fd, buffer, some, (off_t)offset);
+		if (n <= 0)
+			return snap_core_absent(&job->core, addr, left);
+		some = ((uint64_t)n + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
+		memset(buffer + n, 0, some - (uint64_t)n);
+		ret = put(job, addr, buffer, some);
+		addr += some;
+		offset += some;
+		left -= some;
+	}
+	return ret;
+}
+
+static int save_unchanged(struct snap_job *job)
+{
+	char *buffer = malloc(PART);
+	int ret = buffer ? 0 : -ENOMEM;
+
+	for (size_t i = 0; !ret && i < job->nunchanged; i++)
+		ret = save_from_file(job, &job->unchanged[i], buffer);
+	free(buffer);
+	return ret;
+}
+
 static int save_others(struct snap_job *job)
 {
 	int ret = 0;
@@ -284,10 +251,12 @@ static int save_others(struct snap_job *job)
 
 int snap_save_rest(struct snap_job *job)
 {
-	int ret = save_changed(job);
+	int ret = job->changed.data ? save_copies(job, &job->changed) : 0;
 
 	if (!ret)
-		ret = save_copies(job);
+		ret = save_copies(job, &job->own);
+	if (!ret)
+		ret = save_unchanged(job);
 	if (!ret)
 		ret = save_others(job);
 	show(job, true);

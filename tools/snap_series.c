@@ -119,7 +119,7 @@ static int find_changes(struct snap_job *job, struct why *why)
 			       (int)job->target.pid);
 	if (!ret) {
 		park("snapshot.tracked");
-		ret = snap_changed_copy(job);
+		ret = snap_copy_changed(job);
 	}
 	return ret < 0 ? why_set(why, ret, "what process %d has changed can't be copied: %s",
 				 (int)job->target.pid, strerror(-ret))

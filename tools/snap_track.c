@@ -24,7 +24,7 @@ int snap_track_prepare(int uffd)
 	return uffd_api(uffd, &features);
 }
 
-/* ---- is it known what was moved? */
+/* ---- what the kernel tells */
 
 #define PAGEMAP_WP (1ull << 57)
 
@@ -43,29 +43,60 @@ static bool looks_protected(const char *page)
 
 static bool try_to_move(int uffd, char *mem)
 {
-	uint64_t addr = (uintptr_t)mem;
-
 	mem[0] = 1;
-	return !uffd_register(uffd, addr, FERRY_PAGE, UFFDIO_REGISTER_MODE_WP, NULL) &&
-	       !uffd_writeprotect(uffd, addr, FERRY_PAGE, UFFDIO_WRITEPROTECT_MODE_WP) &&
+	return !uffd_writeprotect(uffd, (uintptr_t)mem, FERRY_PAGE, UFFDIO_WRITEPROTECT_MODE_WP) &&
 	       mremap(mem, FERRY_PAGE, FERRY_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
 		      mem + FERRY_PAGE) == mem + FERRY_PAGE &&
 	       !looks_protected(mem + FERRY_PAGE);
 }
 
-bool snap_track_knows_moved(void)
-{
-	uint64_t features = FEATURES;
-	int uffd = uffd_open_best(&features, 0);
-	void *mem = mmap(NULL, 2 * FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			 -1, 0);
-	bool knows = uffd >= 0 && mem != MAP_FAILED && try_to_move(uffd, mem);
+/*
+ * For this alone the kernel has a loop that doesn't look at the pages themselves. What is empty is
+ * among it; where there is no page table, only newer kernels say so.
+ */
+static const struct pm_scan_arg written = {
+	.category_mask = PAGE_IS_WRITTEN,
+	.return_mask = PAGE_IS_WRITTEN,
+};
 
+static bool try_a_hole(uint64_t addr)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct page_region all = {0};
+	uint64_t walk_end;
+	long n = scan_call(pagemap, &written, addr, addr + FERRY_HUGE, &all, 1, &walk_end);
+
+	if (pagemap >= 0)
+		close(pagemap);
+	return n == 1 && all.start == addr && all.end == addr + FERRY_HUGE;
+}
+
+/* Once, and before the process stands still. */
+static struct {
+	bool moved, holes;
+} tells;
+
+void snap_track_learn(void)
+{
+	uint64_t features = FEATURES, len = 2 * FERRY_HUGE;
+	int uffd = uffd_open_best(&features, 0);
+	void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t addr = (uintptr_t)mem;
+
+	if (uffd >= 0 && mem != MAP_FAILED &&
+	    !uffd_register(uffd, addr, len, UFFDIO_REGISTER_MODE_WP, NULL)) {
+		tells.holes = try_a_hole((addr + FERRY_HUGE - 1) / FERRY_HUGE * FERRY_HUGE);
+		tells.moved = try_to_move(uffd, mem);
+	}
 	if (mem != MAP_FAILED)
-		munmap(mem, 2 * FERRY_PAGE);
+		munmap(mem, len);
 	if (uffd >= 0)
 		close(uffd);
-	return knows;
+}
+
+bool snap_track_knows_moved(void)
+{
+	return tells.moved;
 }
 
 /* ---- register */
@@ -190,7 +221,7 @@ static int scan(struct snap_changes *c, const struct snap_target *target, uint64
 	int ret = 0;
 
 	for (uint64_t at = start, walk_end = 0; !ret && at < end; at = walk_end) {
-		what.flags = c->changed_bytes > limit ? 0 : PM_SCAN_WP_MATCHING;
+		what.flags = c->changed_bytes < limit ? PM_SCAN_WP_MATCHING : 0;
 		long n = scan_call(target->pagemap, &what, at, end, vec, REGIONS, &walk_end);
 		if (n < 0 || walk_end <= at)
 			return n < 0 ? (int)n : -ESRCH;
@@ -201,15 +232,6 @@ static int scan(struct snap_changes *c, const struct snap_target *target, uint64
 }
 
 /*
- * For this alone the kernel has a loop that doesn't look at the pages themselves. What is empty is
- * among it; where there is no page table, only newer kernels say so.
- */
-static const struct pm_scan_arg written = {
-	.category_mask = PAGE_IS_WRITTEN,
-	.return_mask = PAGE_IS_WRITTEN,
-};
-
-/*
  * Nothing of it is written: so what a page table stands for is as it was, all of it, and what none
  * stands for is empty.
  */
@@ -217,7 +239,7 @@ static int add_unwritten(struct snap_changes *c, const struct snap_target *targe
 			 uint64_t to)
 {
 	struct page_region first;
-	uint64_t at = from, same = from;
+	uint64_t at = tells.holes ? to : from, same = from;
 	int ret = 0;
 
 	while (!ret && at < to) {

@@ -32,6 +32,9 @@ struct snap_changes {
 	uint64_t same_bytes, changed_bytes;
 };
 
+/** Learn what this kernel tells, by trying: before all else, and before the process stands still.
+ */
+void snap_track_learn(void);
 /**
  * Is what was moved (mremap) known not to be tracked, by trying? Before 6.13 (and in what was not
  * mended since) it looks protected as before. That is no matter to whom asks before he registers it
@@ -51,8 +54,8 @@ int snap_track_register(int uffd, struct snap_maps *maps);
 bool snap_track_may(const struct snap_map *map);
 /**
  * The same, and what has changed. Only what was tracked by @uffd before can be as it was. What is
- * found is protected in the same moment, until more than @limit has changed. On error it isn't
- * known any more what has.
+ * found is protected in the same moment, as long as less than @limit has changed; 0: nothing is,
+ * since nobody asks again. On error it isn't known any more what has changed.
  */
 int snap_track_scan(struct snap_changes *changes, int uffd, const struct snap_target *target,
 		    struct snap_maps *maps, uint64_t limit);

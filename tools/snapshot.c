@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "tools/snap_file.h"
 
 #define EXIT_INCOMPLETE 3
+#define KEPT            (64 << 20)
 #define PATIENCE_NS     2000000000ll
 
 volatile int snap_interrupted;
@@ -71,20 +73,12 @@ static int freeze(struct snap_job *job, int uffd, struct why *why)
 		   : 0;
 }
 
-static int lay_out(struct snap_job *job)
+static int make_notes(struct snap_job *job)
 {
-	size_t len = 0;
-	void *notes = snap_notes(&job->target, &job->threads, &job->maps,
-				 job->series.state ? &job->series.ident : NULL, &len);
-
-	struct snap_maps *maps = notes ? snap_changed_parts(job) : NULL;
-
-	if (!maps) {
-		free(notes);
-		return -ENOMEM;
-	}
-	snap_core_lay_out(&job->core, maps, notes, len);
-	return 0;
+	job->core.notes = snap_notes(&job->target, &job->threads, &job->maps,
+				     job->series.state ? &job->series.ident : NULL,
+				     &job->core.notes_len);
+	return job->core.notes ? 0 : -ENOMEM;
 }
 
 /* An increment mostly needs none. */
@@ -144,9 +138,9 @@ static int freeze_stopped(struct snap_job *job, struct why *why)
 	if (ret)
 		return ret;
 	park("snapshot.frozen");
-	ret = lay_out(job);
+	ret = make_notes(job);
 	if (!ret)
-		ret = snap_copy(job);
+		ret = snap_copy_own(job);
 	return ret ? why_set(why, ret, "the memory of process %d can't be read: %s", (int)pid,
 			     strerror(-ret))
 		   : 0;
@@ -259,7 +253,12 @@ static int prepare(struct snap_job *job, struct why *why)
 	ret = snap_core_create(&job->core, job->options->path, job->options->compress, why);
 	if (!ret && snap_maps_read_flags(&job->flags, job->target.pid))
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
-	return ret || job->options->base ? ret : find_gadgets(job, why);
+	if (ret)
+		return ret;
+	snap_track_learn();
+	snap_backing_open(job);
+	snap_room_make(&job->room, FERRY_HUGE);
+	return job->options->base ? 0 : find_gadgets(job, why);
 }
 
 static uint64_t resident(const struct snap_maps *maps)
@@ -281,13 +280,24 @@ static int save_frozen(struct snap_job *job, struct why *why)
 	return ret || !job->snap->keep ? ret : snap_series_track(job, why);
 }
 
+static int lay_out(struct snap_job *job)
+{
+	struct snap_maps *maps = snap_changed_parts(job);
+
+	if (maps)
+		snap_core_lay_out(&job->core, maps);
+	return maps ? 0 : -ENOMEM;
+}
+
 static int save(struct snap_job *job, struct why *why)
 {
 	/* Better than nothing, and better than to let it wait until all is known. */
 	uint64_t frozen = job->snap && !job->async.used ? snap_rss(job->target.pid)
 							: job->result.changed;
-	job->expected = job->done + frozen + job->result.copied + resident(&job->maps);
-	int ret = snap_async_clear(job);
+	job->expected = job->done + frozen + job->own.bytes + resident(&job->maps);
+	int ret = lay_out(job);
+	if (!ret)
+		ret = snap_async_clear(job);
 	if (!ret && job->snap)
 		ret = save_frozen(job, why);
 	if (!ret)
@@ -305,6 +315,7 @@ static void finish(struct snap_job *job)
 	snap_changed_free(job);
 	snap_core_close(&job->core);
 	snap_copies_free(job);
+	snap_backing_close(job);
 	snap_threads_free(&job->threads);
 	snap_maps_free(&job->maps);
 	snap_maps_free(&job->flags);
@@ -321,7 +332,8 @@ static int report(struct snap_job *job, int ret, const struct why *why)
 	}
 	r->total_ns = (uint64_t)(clock_ns() - job->begin_ns);
 	r->written = job->core.written;
-	r->extra_peak = r->report.extra_peak + r->copied + (job->changed ? r->changed : 0);
+	r->copied = job->own.bytes;
+	r->extra_peak = r->report.extra_peak + r->copied + (job->changed.data ? r->changed : 0);
 	if (job->async.used && r->extra_peak < SNAP_PIECE)
 		r->extra_peak = SNAP_PIECE;
 	r->maps = &job->maps;
@@ -363,6 +375,8 @@ int cmd_snapshot(int argc, char **argv)
 		return status == 1 ? EXIT_SUCCESS : status;
 	if (options.untrack)
 		return untrack(&options);
+	/* What is freed is there when memory is needed while the process stands still. */
+	mallopt(M_TRIM_THRESHOLD, KEPT);
 	catch_signals();
 	file_limits_are_errors();
 	int ret = prepare(&job, &why);

@@ -27,7 +27,7 @@
 #define LEN   (64 * PAGE)
 #define GUARD (LEN / 2) /* where the page is that differs, of those kinds that have one */
 
-enum expected { FROZEN, LIVE, NOT_THERE };
+enum expected { FROZEN, HALF, LIVE, NOT_THERE };
 
 struct kind {
 	const char *name;
@@ -176,6 +176,38 @@ static char *file_changed(void)
 	return fd < 0 ? NULL : filled(map_file(fd, MAP_PRIVATE));
 }
 
+/* Every fifth page is the process's own; the others are as in the file, which has no name. */
+static char *file_in_part(void)
+{
+	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	char *all = fd < 0 ? NULL : filled(map_file(dup(fd), MAP_SHARED));
+	char *at = all ? map_file(fd, MAP_PRIVATE) : NULL;
+
+	for (size_t i = 0; at && i < LEN; i += 5 * PAGE)
+		*(volatile char *)(at + i) = at[i];
+	return at;
+}
+
+static char *file_with_guard(void)
+{
+	char *at = file_in_part();
+	return at && !madvise(at + GUARD, PAGE, MADV_GUARD_INSTALL) ? at : NULL;
+}
+
+/* Of the other half there is nothing any more. */
+static char *file_cut(void)
+{
+	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	char *at = fd < 0 ? NULL : filled(map_file(dup(fd), MAP_PRIVATE));
+
+	if (!at || pwrite(fd, at, LEN, 0) != (ssize_t)LEN || madvise(at, LEN, MADV_DONTNEED) ||
+	    ftruncate(fd, LEN / 2))
+		return NULL;
+	close(fd);
+	*(volatile char *)at = at[0];
+	return at;
+}
+
 static char *secret(void)
 {
 	int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
@@ -213,6 +245,9 @@ static const struct kind kinds[] = {
 	{"with PROT_NONE", FROZEN, with_guard, false},
 	{"with a guard region", FROZEN, with_guard_region, true},
 	{"a changed file", FROZEN, file_changed, false},
+	{"a file, changed in part", FROZEN, file_in_part, false},
+	{"a file with a guard region", FROZEN, file_with_guard, true},
+	{"a file that was cut", HALF, file_cut, false},
 	{"shared", LIVE, shared, false},
 	{"memfd", LIVE, memfd, false},
 	{"tmpfs", LIVE, in_tmpfs, false},
@@ -231,7 +266,9 @@ static struct scene {
 
 static void change(unsigned int i)
 {
-	for (size_t at = 0; scene->at[i] && at < LEN; at += PAGE)
+	size_t len = kinds[i].expected == HALF ? LEN / 2 : LEN;
+
+	for (size_t at = 0; scene->at[i] && at < len; at += PAGE)
 		if (at != GUARD)
 			memset(scene->at[i] + at, 0xee, PAGE);
 }
@@ -337,6 +374,8 @@ static void check_frozen(const struct elf *e, const struct kind *k, const char *
 		const char *page = elf_at(e, at + i * PAGE, PAGE);
 		if (k->has_guard && i == GUARD / PAGE)
 			assert_true(!page || page_is_zero(page));
+		else if (k->expected == HALF && i >= LEN / PAGE / 2)
+			assert_null(page);
 		else if (!is_old(page, i))
 			fail_msg("%s: page %zu is %s", k->name, i, page ? "not old" : "missing");
 	}
@@ -365,7 +404,7 @@ static void check_kind(const struct elf *e, unsigned int i)
 	print_message("# %s: %s\n", k->name, at ? "there" : "not on this machine");
 	if (!at)
 		return;
-	if (k->expected == FROZEN)
+	if (k->expected == FROZEN || k->expected == HALF)
 		check_frozen(e, k, at);
 	else if (k->expected == LIVE)
 		check_live(e, k, at);

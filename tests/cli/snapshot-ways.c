@@ -142,7 +142,7 @@ static void assert_same_by_sync(pid_t pid)
 }
 
 static const char *const moments[] = {"snapshot.tracking", "snapshot.protected", "snapshot.read",
-				      "snapshot.round"};
+				      "snapshot.round", "snapshot.rounds"};
 
 static void acts(bool huge, const char *moment)
 {

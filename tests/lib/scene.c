@@ -57,11 +57,13 @@ static void use_stack(size_t pages)
 	here[1] = here[0];
 }
 
+/* What was there last is changed with what is new. */
 static void grow(void)
 {
 	char *end = sbrk(PART_LEN);
 
 	check(end != (void *)-1);
+	end[-1] = 4;
 	memset(end, 5, PART_LEN);
 	use_stack(300);
 }
