@@ -59,6 +59,7 @@ struct snap_map {
 	bool dontdump, io, uffd, hugetlb, mergeable;
 	bool same;        /* a part that is as in the base; the file has none of it */
 	bool placed;      /* it has its place in the file already */
+	bool header;      /* there is a place for its first page, if it is that of a program */
 	const char *name; /* in text */
 	const char *why;  /* LIVE: because it is that */
 };
@@ -79,6 +80,11 @@ const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t add
 /** Decide what happens to each; @flags: as they were a moment ago. */
 void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
 		    const struct snap_target *target);
+/**
+ * It runs, and waits for nothing: is the first page to be saved? It is looked at for that, and its
+ * file system may take its time, or be served by the process.
+ */
+bool snap_map_has_header(const struct snap_map *map, const struct snap_target *target);
 /** What is to be frozen. Returns the number; *spans is to be freed. 0 with NULL: no memory. */
 size_t snap_maps_frozen(const struct snap_maps *maps, struct ferry_span **spans);
 /** May KSM merge some of it? That takes the protection away, and tells nobody. */
@@ -87,6 +93,9 @@ bool snap_maps_are_merged(const struct snap_maps *maps);
  */
 bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
 		   struct ferry_span *run);
+/** Or that can be read without waiting for the file. */
+bool snap_next_there(const struct snap_target *target, uint64_t from, uint64_t to,
+		     struct ferry_span *run);
 
 /* ---- its threads, snap_threads.c */
 
@@ -301,6 +310,7 @@ struct snap_backing {
 	uint64_t dev, inode;
 	int fd;
 	bool served;             /* a page of it may have to come from a userfaultfd */
+	bool is_here;            /* and from no process, or machine, in any other way */
 	bool asked, tells;       /* whether it was written to since: */
 	struct timespec changed; /* as it was while the process stood still */
 };
@@ -400,6 +410,8 @@ void snap_backing_open(struct snap_job *job);
 void snap_backing_close(struct snap_job *job);
 /** It stands still: the file of a mapping, if that can be read later; or NULL. */
 const struct snap_backing *snap_backing(const struct snap_job *job, const struct snap_map *map);
+/** Can it be read at once: does nobody have to be asked for it who may be standing still? */
+bool snap_backing_is_here(const struct snap_job *job, const struct snap_map *map);
 /** Have this saved from a file, when the process runs again. 0, -ENOMEM. */
 int snap_backing_add(struct snap_job *job, const struct snap_backing *file, uint64_t offset,
 		     uint64_t addr, uint64_t len);

@@ -58,6 +58,7 @@ static bool is_mapped(const struct snap_backing *b, const struct statfs *fs)
 	       fs->f_type != OVERLAYFS_SUPER_MAGIC;
 }
 
+/* Of one that can't be read later it is still known where it is. */
 static bool open_mapped(struct snap_backing *b, const struct snap_target *target,
 			const struct snap_map *m)
 {
@@ -69,12 +70,15 @@ static bool open_mapped(struct snap_backing *b, const struct snap_target *target
 	*b = (struct snap_backing){.dev = m->dev, .inode = m->inode, .fd = open_regular(path)};
 	if (b->fd < 0)
 		return false;
-	if (!fstatfs(b->fd, &fs) && is_mapped(b, &fs)) {
-		b->served = fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC;
-		return true;
+	if (fstatfs(b->fd, &fs) < 0) {
+		close(b->fd);
+		return false;
 	}
-	close(b->fd);
-	return false;
+	b->asked = !is_mapped(b, &fs);
+	b->served = fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC;
+	b->is_here = fs.f_type == TMPFS_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC ||
+		     fs.f_type == OVERLAYFS_SUPER_MAGIC;
+	return true;
 }
 
 static bool may_be_copied(const struct snap_target *target, const struct snap_map *m)
@@ -135,15 +139,15 @@ static bool is_past(const struct timespec *t)
 	return t->tv_sec + 1 < now.tv_sec;
 }
 
-/* In this order: who opens it afterwards gives it a later time. */
+/* In this order: who opens it afterwards gives it a later time. No server is asked. */
 static bool will_tell(struct snap_backing *b)
 {
-	struct stat st;
+	struct statx st;
 
-	if (fstat(b->fd, &st) < 0 || !is_past(&st.st_ctim))
+	if (statx(b->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_CTIME, &st) < 0)
 		return false;
-	b->changed = st.st_ctim;
-	return !has_writer(b->fd);
+	b->changed = (struct timespec){st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec};
+	return is_past(&b->changed) && !has_writer(b->fd);
 }
 
 const struct snap_backing *snap_backing(const struct snap_job *job, const struct snap_map *m)
@@ -155,6 +159,13 @@ const struct snap_backing *snap_backing(const struct snap_job *job, const struct
 		b->tells = will_tell(b);
 	}
 	return b && b->tells ? b : NULL;
+}
+
+bool snap_backing_is_here(const struct snap_job *job, const struct snap_map *m)
+{
+	const struct snap_backing *b = find(job, m);
+	/* Those of a disk have its number, others one that says nothing. */
+	return m->dev >> 32 || (b && b->is_here);
 }
 
 int snap_backing_add(struct snap_job *job, const struct snap_backing *file, uint64_t offset,

@@ -147,13 +147,17 @@ static int add_unchanged(struct snap_job *job, const struct snap_map *m,
 	return snap_backing_add(job, file, m->offset + (addr - m->start), addr, len);
 }
 
-static int add_own(struct snap_job *job, const struct snap_map *m, const struct snap_backing *file)
+typedef bool next_run(const struct snap_target *target, uint64_t from, uint64_t to,
+		      struct ferry_span *run);
+
+static int add_runs(struct snap_job *job, const struct snap_map *m, const struct snap_backing *file,
+		    next_run *next)
 {
 	struct ferry_span run;
 	uint64_t at = m->start;
 	int ret = 0;
 
-	while (!ret && snap_next_own(&job->target, at, m->end, &run)) {
+	while (!ret && next(&job->target, at, m->end, &run)) {
 		if (run.addr > at)
 			ret = add_unchanged(job, m, file, at, run.addr - at);
 		if (!ret)
@@ -165,12 +169,15 @@ static int add_own(struct snap_job *job, const struct snap_map *m, const struct 
 	return ret;
 }
 
+/* If its file isn't here only what is in memory: by whom it is served may be standing still. */
 static int add_map(struct snap_job *job, const struct snap_map *m, const struct snap_backing *file)
 {
-	uint64_t len = m->end - m->start;
-
-	return len > SNAP_COPY_ALL || file ? add_own(job, m, file)
-					   : add_copy(&job->own, m->start, len);
+	if (m->end - m->start > SNAP_COPY_ALL)
+		return add_runs(job, m, NULL, snap_next_own);
+	if (file)
+		return add_runs(job, m, file, snap_next_own);
+	return snap_backing_is_here(job, m) ? add_copy(&job->own, m->start, m->end - m->start)
+					    : add_runs(job, m, NULL, snap_next_there);
 }
 
 /* Those for which nobody waits, or the others. */
@@ -184,7 +191,7 @@ static int add_maps(struct snap_job *job, bool at_once)
 			continue;
 		const struct snap_backing *file = snap_backing(job, m);
 		if (at_once == (file && !file->served))
-			ret = add_map(job, m, m->end - m->start > SNAP_COPY_ALL ? NULL : file);
+			ret = add_map(job, m, file);
 	}
 	return ret;
 }

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "lib/scan.h"
@@ -116,36 +115,35 @@ const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t add
 	return lo < maps->n && maps->v[lo].start <= addr ? &maps->v[lo] : NULL;
 }
 
-bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
-		   struct ferry_span *run)
+static bool next_run(const struct snap_target *target, struct pm_scan_arg what, uint64_t from,
+		     uint64_t to, struct ferry_span *run)
 {
-	struct page_region region = {0};
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = from,
-		.end = to,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_inverted = PAGE_IS_FILE,
-		.category_mask = PAGE_IS_FILE,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-	};
+	struct page_region region;
+	uint64_t walk_end;
 
-	if (from >= to || ioctl(target->pagemap, PAGEMAP_SCAN, &arg) != 1)
+	what.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+	if (from >= to || scan_call(target->pagemap, &what, from, to, &region, 1, &walk_end) != 1)
 		return false;
 	*run = (struct ferry_span){region.start, region.end - region.start};
 	return true;
 }
 
-/* ---- what happens to each, as the kernel's vma_dump_size() decides */
-
-static bool begins_as_elf(const struct snap_map *m, const struct snap_target *t)
+bool snap_next_own(const struct snap_target *target, uint64_t from, uint64_t to,
+		   struct ferry_span *run)
 {
-	char magic[4];
-
-	return !m->offset && m->perms[0] == 'r' && pread(t->mem, magic, 4, (off_t)m->start) == 4 &&
-	       !memcmp(magic, "\177ELF", 4);
+	const struct pm_scan_arg own = {.category_inverted = PAGE_IS_FILE,
+					.category_mask = PAGE_IS_FILE};
+	return next_run(target, own, from, to, run);
 }
+
+bool snap_next_there(const struct snap_target *target, uint64_t from, uint64_t to,
+		     struct ferry_span *run)
+{
+	const struct pm_scan_arg any = {0};
+	return next_run(target, any, from, to, run);
+}
+
+/* ---- what happens to each, as the kernel's vma_dump_size() decides */
 
 static bool is_deleted(const struct snap_map *m)
 {
@@ -177,10 +175,18 @@ static void plan_file(struct snap_map *m, const struct snap_target *t)
 		return;
 	}
 	decide(m, SNAP_CONSTANT, t->filter & FILTER_FILE_PRIVATE, NULL);
-	if (m->way == SNAP_NOT && (t->filter & FILTER_ELF_HEADERS) && begins_as_elf(m, t)) {
-		m->way = SNAP_CONSTANT;
+	m->header = m->way == SNAP_NOT && (t->filter & FILTER_ELF_HEADERS) && !m->offset &&
+		    m->perms[0] == 'r';
+	if (m->header)
 		m->dumped = FERRY_PAGE;
-	}
+}
+
+bool snap_map_has_header(const struct snap_map *m, const struct snap_target *t)
+{
+	char magic[4];
+
+	return m->header && pread(t->mem, magic, 4, (off_t)m->start) == 4 &&
+	       !memcmp(magic, "\177ELF", 4);
 }
 
 /*

@@ -234,12 +234,25 @@ static int save_unchanged(struct snap_job *job)
 	return ret;
 }
 
+/* Not before, since who is waited for may wait for us as long as memory is frozen. */
+static void plan_headers(struct snap_job *job)
+{
+	for (size_t i = 0; i < job->core.maps->n; i++) {
+		struct snap_map *m = &job->core.maps->v[i];
+		if (snap_map_has_header(m, &job->target))
+			m->way = SNAP_CONSTANT;
+		else if (m->header)
+			m->dumped = 0;
+	}
+}
+
 static int save_others(struct snap_job *job)
 {
 	int ret = 0;
 
-	for (size_t i = 0; !ret && i < job->maps.n; i++) {
-		const struct snap_map *m = &job->maps.v[i];
+	plan_headers(job);
+	for (size_t i = 0; !ret && i < job->core.maps->n; i++) {
+		const struct snap_map *m = &job->core.maps->v[i];
 		if (m->way != SNAP_LIVE && m->way != SNAP_CONSTANT)
 			continue;
 		ret = save_map(job, m);

@@ -274,10 +274,7 @@ static uint64_t resident(const struct snap_maps *maps)
 
 static int save_frozen(struct snap_job *job, struct why *why)
 {
-	int ret = snapshot_serve(job->snap);
-
-	if (!ret)
-		ret = snap_save_frozen(job);
+	int ret = snap_save_frozen(job);
 	return ret || !job->snap->keep ? ret : snap_series_track(job, why);
 }
 
@@ -296,7 +293,9 @@ static int save(struct snap_job *job, struct why *why)
 	uint64_t frozen = job->snap && !job->async.used ? snap_rss(job->target.pid)
 							: job->result.changed;
 	job->expected = job->done + frozen + job->own.bytes + resident(&job->maps);
-	int ret = lay_out(job);
+	int ret = job->snap ? snapshot_serve(job->snap) : 0;
+	if (!ret)
+		ret = lay_out(job);
 	if (!ret)
 		ret = snap_async_clear(job);
 	if (!ret && job->snap)

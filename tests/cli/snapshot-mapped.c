@@ -5,13 +5,17 @@
  * Private mappings of files: in the image is what was in memory at the moment, or nothing, whatever
  * becomes of the files meanwhile, and whoever else could be asked for a page.
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "lib/uffd.h"
@@ -390,6 +394,21 @@ static int prepare_marked(void)
 	return prepare_served(true);
 }
 
+static void take_in_time(pid_t pid)
+{
+	struct command c = {.pid = pid};
+	pid_t command = spawn(run_command, &c);
+	int status = 0;
+
+	for (int64_t until = now_ms() + 10000; !waitpid(command, &status, WNOHANG); usleep(10000)) {
+		if (now_ms() < until)
+			continue;
+		kill_and_reap(command);
+		fail_msg("it waits while the process stands still");
+	}
+	assert_int_equal(status, 0);
+}
+
 static void test_served(void **state)
 {
 	int (*const prepare[])(void) = {prepare_missing, prepare_marked};
@@ -398,17 +417,7 @@ static void test_served(void **state)
 	begin();
 	for (unsigned int i = 0; i < COUNT(prepare); i++) {
 		pid_t pid = scene_start(prepare[i]);
-		struct command c = {.pid = pid};
-		pid_t command = spawn(run_command, &c);
-		int status = 0;
-		int64_t until = now_ms() + 10000;
-		while (!waitpid(command, &status, WNOHANG) && now_ms() < until)
-			usleep(10000);
-		if (now_ms() >= until) {
-			kill_and_reap(command);
-			fail_msg("it waits while the process stands still");
-		}
-		assert_int_equal(status, 0);
+		take_in_time(pid);
 		struct elf e = elf_open();
 		for (size_t k = 0; k < LEN / PAGE; k++) {
 			const char *page = elf_at(&e, scene->at + k * PAGE, PAGE);
@@ -419,6 +428,119 @@ static void test_served(void **state)
 		}
 		munmap((void *)(uintptr_t)e.data, e.len);
 		kill_and_reap(pid);
+	}
+	end();
+}
+
+/* ---- a file system that the process serves itself */
+
+static struct {
+	int fd;
+	bool own;
+	char dir[64], options[80];
+} fuse;
+
+static void answer(uint64_t unique, int error, const void *data, size_t len)
+{
+	struct fuse_out_header head = {(uint32_t)(sizeof(head) + len), error, unique};
+	struct iovec parts[] = {{&head, sizeof(head)}, {(void *)(uintptr_t)data, len}};
+
+	check(writev(fuse.fd, parts, len ? 2 : 1) > 0);
+}
+
+static struct fuse_attr attributes(uint64_t node)
+{
+	return (struct fuse_attr){.ino = node,
+				  .nlink = 1,
+				  .mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | 0644,
+				  .size = node == 1 ? 0 : LEN};
+}
+
+static void answer_request(const struct fuse_in_header *h)
+{
+	static const char data[LEN];
+	const struct fuse_read_in *read_in = (const void *)(h + 1);
+	struct fuse_init_out init = {.major = FUSE_KERNEL_VERSION,
+				     .minor = FUSE_KERNEL_MINOR_VERSION,
+				     .max_write = PAGE};
+	struct fuse_entry_out entry = {.nodeid = 2, .attr = attributes(2), .attr_valid = 1000};
+	struct fuse_attr_out attr = {.attr_valid = 1000, .attr = attributes(h->nodeid)};
+	struct fuse_open_out opened = {.fh = 1};
+
+	switch (h->opcode) {
+	case FUSE_INIT:
+		answer(h->unique, 0, &init, sizeof(init));
+		break;
+	case FUSE_LOOKUP:
+		answer(h->unique, 0, &entry, sizeof(entry));
+		break;
+	case FUSE_GETATTR:
+		answer(h->unique, 0, &attr, sizeof(attr));
+		break;
+	case FUSE_OPEN:
+		answer(h->unique, 0, &opened, sizeof(opened));
+		break;
+	case FUSE_READ:
+		answer(h->unique, 0, data, read_in->size);
+		break;
+	case FUSE_FORGET:
+		break;
+	default:
+		answer(h->unique, -ENOSYS, NULL, 0);
+	}
+}
+
+static void *serve(void *arg)
+{
+	static char request[1 << 17];
+
+	for (;;)
+		if (read(fuse.fd, request, sizeof(request)) > 0)
+			answer_request((const void *)request);
+	return arg;
+}
+
+static int prepare_fuse(void)
+{
+	pthread_t thread;
+
+	check_equal(pthread_create(&thread, NULL, serve, NULL), 0);
+	scene->at = map_private(scene->file, NULL);
+	/* Without those around it, which come with one that is only read. */
+	if (fuse.own)
+		memset(scene->at + 20 * PAGE, 1, 1);
+	return 0;
+}
+
+static void test_fuse(void **state)
+{
+	char command[200];
+
+	(void)state;
+	if (geteuid() || access("/dev/fuse", R_OK | W_OK))
+		SKIP("only root can mount, and there must be FUSE");
+	begin();
+	snprintf(fuse.dir, sizeof(fuse.dir), "%.*s.fuse", 48, core);
+	snprintf(scene->file, sizeof(scene->file), "%s/file", fuse.dir);
+	snprintf(command, sizeof(command), "umount -l %s 2>/dev/null; rmdir %s", fuse.dir,
+		 fuse.dir);
+	for (unsigned int own = 0; own < 2; own++) {
+		fuse.own = own;
+		fuse.fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+		snprintf(fuse.options, sizeof(fuse.options),
+			 "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.fd);
+		int what = undo_later(command);
+		assert_int_equal(mkdir(fuse.dir, 0755), 0);
+		assert_int_equal(mount("none", fuse.dir, "fuse", 0, fuse.options), 0);
+		pid_t pid = scene_start(prepare_fuse);
+		close(fuse.fd);
+		take_in_time(pid);
+		struct elf e = elf_open();
+		const char *page = elf_at(&e, scene->at + 20 * PAGE, PAGE);
+		assert_true(own ? page && page[0] == 1 : !page);
+		munmap((void *)(uintptr_t)e.data, e.len);
+		kill_and_reap(pid);
+		undo(what);
 	}
 	end();
 }
@@ -458,6 +580,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_written), TEST(test_writer), TEST(test_replaced),
 		TEST(test_overlay), TEST(test_served), TEST(test_few_descriptors),
+		TEST(test_fuse),
 	};
 
 	if (!subject_begin())
