@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/user.h>
+#include <time.h>
 
 #include "pageferry.h"
 #include "tools/snap_track.h"
@@ -301,13 +302,16 @@ struct snap_copies {
 struct snap_backing {
 	uint64_t dev, inode;
 	int fd;
+	bool served;             /* a page of it may have to come from a userfaultfd */
+	bool asked, tells;       /* whether it was written to since: */
+	struct timespec changed; /* as it was while the process stood still */
 };
 
 /* What a process hasn't changed of a mapping: its file has it. */
 struct snap_unchanged {
 	struct ferry_span span;
 	uint64_t offset;
-	int fd;
+	const struct snap_backing *file;
 };
 
 /** One in a series of snapshots of which each has what has changed since the one before. */
@@ -403,13 +407,17 @@ void snap_room_make(struct snap_room *room, uint64_t len);
 /** Open the files that are mapped, as far as one may. */
 void snap_backing_open(struct snap_job *job);
 void snap_backing_close(struct snap_job *job);
-/** The file of a mapping; -1: it isn't open. */
-int snap_backing(const struct snap_job *job, const struct snap_map *map);
+/** It stands still: the file of a mapping, if that can be read later; or NULL. */
+const struct snap_backing *snap_backing(const struct snap_job *job, const struct snap_map *map);
 /** Have this saved from a file, when the process runs again. 0, -ENOMEM. */
-int snap_backing_add(struct snap_job *job, int fd, uint64_t offset, uint64_t addr, uint64_t len);
+int snap_backing_add(struct snap_job *job, const struct snap_backing *file, uint64_t offset,
+		     uint64_t addr, uint64_t len);
+/** It runs again: how much could be read; 0 also if the file has been changed. */
+size_t snap_backing_read(const struct snap_backing *file, uint64_t offset, void *to, size_t len);
 /** Something can't be read. Returns 0 or -errno. */
 typedef int snap_unread(void *arg, uint64_t page);
-/** Read these, one behind the other; what can't be read is zero, and @unread is told. */
+/** Read these, one behind the other; what can't be read is zero, and @unread is told. It waits for a
+ * userfaultfd of the process's own, if such memory is among it. */
 int snap_read(const struct snap_target *target, const struct ferry_span *spans, size_t n, char *to,
 	      snap_unread *unread, void *arg);
 /** Copy what it has changed. 0 or -errno. */

@@ -30,7 +30,7 @@ int snap_why_pinned(pid_t pid, const char *advice, struct why *why)
 static bool has_aio(pid_t pid)
 {
 	char *maps = snap_read_proc(pid, "maps", NULL);
-	bool has = maps && strstr(maps, " /[aio]");
+	bool has = !maps || strstr(maps, " /[aio]");
 
 	free(maps);
 	return has;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * The files that are mapped. What the process hasn't changed of a private mapping is what its file
- * has, and need not be copied while the process stands still.
+ * has, and need not be copied while the process stands still; if nobody could write to the file
+ * then, and it is told afterwards whether somebody has.
  *
  * Opened as what is mapped there, not by the name, behind which another file may be by now: that
  * takes root. Without them nothing is missing, but more is copied.
@@ -9,14 +10,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/snap.h"
 
 #define FILES_MOST 256u /* a process may have 1024 descriptors, as usual */
+#define FDS_LEFT   32u  /* for all else */
+
+/* ---- before it stands still */
 
 /* Anything else, opened, may do something. */
 static int open_regular(const char *path)
@@ -34,13 +44,37 @@ static int open_regular(const char *path)
 	return ret;
 }
 
-static int open_mapped(const struct snap_target *target, const struct snap_map *m)
+/*
+ * By now another may be mapped there. On overlayfs, where a file that is written to is copied up,
+ * it is the one below that stays mapped, and the one above that is opened. And on Btrfs two files
+ * may look the same in the list of mappings, but not here: of those none passes.
+ */
+static bool is_mapped(const struct snap_backing *b, const struct statfs *fs)
 {
+	struct stat st;
+
+	return !fstat(b->fd, &st) && st.st_ino == b->inode &&
+	       ((uint64_t)major(st.st_dev) << 32 | minor(st.st_dev)) == b->dev &&
+	       fs->f_type != OVERLAYFS_SUPER_MAGIC;
+}
+
+static bool open_mapped(struct snap_backing *b, const struct snap_target *target,
+			const struct snap_map *m)
+{
+	struct statfs fs;
 	char path[80];
 
 	snprintf(path, sizeof(path), "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, (int)target->pid,
 		 m->start, m->end);
-	return open_regular(path);
+	*b = (struct snap_backing){.dev = m->dev, .inode = m->inode, .fd = open_regular(path)};
+	if (b->fd < 0)
+		return false;
+	if (!fstatfs(b->fd, &fs) && is_mapped(b, &fs)) {
+		b->served = fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC;
+		return true;
+	}
+	close(b->fd);
+	return false;
 }
 
 static bool may_be_copied(const struct snap_target *target, const struct snap_map *m)
@@ -51,28 +85,80 @@ static bool may_be_copied(const struct snap_target *target, const struct snap_ma
 	       (m->perms[1] == 'w' || snap_next_own(target, m->start, m->end, &own));
 }
 
-int snap_backing(const struct snap_job *job, const struct snap_map *m)
+static struct snap_backing *find(const struct snap_job *job, const struct snap_map *m)
 {
 	for (size_t i = 0; i < job->nbacking; i++)
 		if (job->backing[i].inode == m->inode && job->backing[i].dev == m->dev)
-			return job->backing[i].fd;
-	return -1;
+			return &job->backing[i];
+	return NULL;
+}
+
+/* The lowest number is given out, so those above are free. */
+static bool is_enough(const struct snap_job *job)
+{
+	int last = job->nbacking ? job->backing[job->nbacking - 1].fd : 0;
+	struct rlimit limit;
+
+	return job->nbacking == FILES_MOST || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	       (rlim_t)last + FDS_LEFT >= limit.rlim_cur;
 }
 
 void snap_backing_open(struct snap_job *job)
 {
+	/* By which is told that somebody wants to write to one of them, see has_writer(). */
+	signal(SIGIO, SIG_IGN);
 	job->backing = reallocarray(NULL, FILES_MOST, sizeof(*job->backing));
-	for (size_t i = 0; job->backing && i < job->flags.n && job->nbacking < FILES_MOST; i++) {
+	for (size_t i = 0; job->backing && i < job->flags.n && !is_enough(job); i++) {
 		const struct snap_map *m = &job->flags.v[i];
-		if (!may_be_copied(&job->target, m) || snap_backing(job, m) >= 0)
-			continue;
-		int fd = open_mapped(&job->target, m);
-		if (fd >= 0)
-			job->backing[job->nbacking++] = (struct snap_backing){m->dev, m->inode, fd};
+		if (may_be_copied(&job->target, m) && !find(job, m))
+			job->nbacking += open_mapped(&job->backing[job->nbacking], &job->target, m);
 	}
 }
 
-int snap_backing_add(struct snap_job *job, int fd, uint64_t offset, uint64_t addr, uint64_t len)
+/* ---- while it stands still */
+
+/* Has somebody opened it to write to it, or mapped it so? Then there is no lease for readers. */
+static bool has_writer(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+		return true;
+	fcntl(fd, F_SETLEASE, F_UNLCK);
+	return false;
+}
+
+/* What is written in the same tick of the kernel's clock may have the same time. */
+static bool is_past(const struct timespec *t)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return t->tv_sec + 1 < now.tv_sec;
+}
+
+/* In this order: who opens it afterwards gives it a later time. */
+static bool will_tell(struct snap_backing *b)
+{
+	struct stat st;
+
+	if (fstat(b->fd, &st) < 0 || !is_past(&st.st_ctim))
+		return false;
+	b->changed = st.st_ctim;
+	return !has_writer(b->fd);
+}
+
+const struct snap_backing *snap_backing(const struct snap_job *job, const struct snap_map *m)
+{
+	struct snap_backing *b = find(job, m);
+
+	if (b && !b->asked) {
+		b->asked = true;
+		b->tells = will_tell(b);
+	}
+	return b && b->tells ? b : NULL;
+}
+
+int snap_backing_add(struct snap_job *job, const struct snap_backing *file, uint64_t offset,
+		     uint64_t addr, uint64_t len)
 {
 	/* Grows in powers of two. */
 	if (!(job->nunchanged & (job->nunchanged - 1))) {
@@ -82,8 +168,25 @@ int snap_backing_add(struct snap_job *job, int fd, uint64_t offset, uint64_t add
 			return -ENOMEM;
 		job->unchanged = v;
 	}
-	job->unchanged[job->nunchanged++] = (struct snap_unchanged){{addr, len}, offset, fd};
+	job->unchanged[job->nunchanged++] = (struct snap_unchanged){{addr, len}, offset, file};
 	return 0;
+}
+
+/* ---- it runs again */
+
+size_t snap_backing_read(const struct snap_backing *b, uint64_t offset, void *to, size_t len)
+{
+	struct stat st;
+	ssize_t n = 1;
+	size_t done;
+
+	for (done = 0; n > 0 && done<len; done += n> 0 ? (size_t)n : 0)
+		n = pread(b->fd, (char *)to + done, len - done, (off_t)(offset + done));
+	/* Asked afterwards, so that it holds for what was read. */
+	return n < 0 || fstat(b->fd, &st) < 0 || st.st_ctim.tv_sec != b->changed.tv_sec ||
+			       st.st_ctim.tv_nsec != b->changed.tv_nsec
+		       ? 0
+		       : done;
 }
 
 void snap_backing_close(struct snap_job *job)

@@ -121,18 +121,13 @@ static int is_absent(void *arg, uint64_t addr)
 	return snap_core_absent(&job->core, addr, FERRY_PAGE);
 }
 
-static int copy(struct snap_job *job, struct snap_copies *c)
-{
-	c->data = find_room(&job->room, c);
-	return c->data ? snap_read(&job->target, c->spans, c->n, c->data, is_absent, job) : -ENOMEM;
-}
-
 int snap_copy_changed(struct snap_job *job)
 {
 	const struct snap_changes *c = &job->changes;
 
 	job->changed = (struct snap_copies){c->changed, c->nchanged, c->changed_bytes, NULL, 0};
-	return copy(job, &job->changed);
+	char *to = job->changed.data = find_room(&job->room, &job->changed);
+	return to ? snap_read(&job->target, c->changed, c->nchanged, to, is_absent, job) : -ENOMEM;
 }
 
 /* ---- mappings of files */
@@ -144,15 +139,15 @@ static int add_copy(struct snap_copies *c, uint64_t addr, uint64_t len)
 }
 
 /* As its file has it. Of a large mapping debuggers find it there. */
-static int add_unchanged(struct snap_job *job, const struct snap_map *m, int fd, uint64_t addr,
-			 uint64_t len)
+static int add_unchanged(struct snap_job *job, const struct snap_map *m,
+			 const struct snap_backing *file, uint64_t addr, uint64_t len)
 {
-	if (fd < 0)
+	if (!file)
 		return snap_core_absent(&job->core, addr, len);
-	return snap_backing_add(job, fd, m->offset + (addr - m->start), addr, len);
+	return snap_backing_add(job, file, m->offset + (addr - m->start), addr, len);
 }
 
-static int add_own(struct snap_job *job, const struct snap_map *m, int fd)
+static int add_own(struct snap_job *job, const struct snap_map *m, const struct snap_backing *file)
 {
 	struct ferry_span run;
 	uint64_t at = m->start;
@@ -160,33 +155,62 @@ static int add_own(struct snap_job *job, const struct snap_map *m, int fd)
 
 	while (!ret && snap_next_own(&job->target, at, m->end, &run)) {
 		if (run.addr > at)
-			ret = add_unchanged(job, m, fd, at, run.addr - at);
+			ret = add_unchanged(job, m, file, at, run.addr - at);
 		if (!ret)
 			ret = add_copy(&job->own, run.addr, run.len);
 		at = run.addr + run.len;
 	}
 	if (!ret && at < m->end)
-		ret = add_unchanged(job, m, fd, at, m->end - at);
+		ret = add_unchanged(job, m, file, at, m->end - at);
 	return ret;
 }
 
-static int add_map(struct snap_job *job, const struct snap_map *m)
+static int add_map(struct snap_job *job, const struct snap_map *m, const struct snap_backing *file)
 {
 	uint64_t len = m->end - m->start;
-	int fd = len > SNAP_COPY_ALL ? -1 : snap_backing(job, m);
 
-	return len > SNAP_COPY_ALL || fd >= 0 ? add_own(job, m, fd)
-					      : add_copy(&job->own, m->start, len);
+	return len > SNAP_COPY_ALL || file ? add_own(job, m, file)
+					   : add_copy(&job->own, m->start, len);
 }
 
-int snap_copy_own(struct snap_job *job)
+/* Those for which nobody waits, or the others. */
+static int add_maps(struct snap_job *job, bool at_once)
 {
 	int ret = 0;
 
-	for (size_t i = 0; !ret && i < job->maps.n; i++)
-		if (job->maps.v[i].way == SNAP_COPIED)
-			ret = add_map(job, &job->maps.v[i]);
-	return ret ? ret : copy(job, &job->own);
+	for (size_t i = 0; !ret && i < job->maps.n; i++) {
+		const struct snap_map *m = &job->maps.v[i];
+		if (m->way != SNAP_COPIED)
+			continue;
+		const struct snap_backing *file = snap_backing(job, m);
+		if (at_once == (file && !file->served))
+			ret = add_map(job, m, m->end - m->start > SNAP_COPY_ALL ? NULL : file);
+	}
+	return ret;
+}
+
+/*
+ * Some of it may be in the hands of a userfaultfd that is served by the process, which stands
+ * still. Who reads it by its file is refused then, and needn't wait.
+ */
+int snap_copy_own(struct snap_job *job)
+{
+	struct snap_copies *own = &job->own;
+	int ret = add_maps(job, true);
+	size_t i = own->n;
+	uint64_t len = own->bytes;
+
+	if (!ret)
+		ret = add_maps(job, false);
+	if (ret)
+		return ret;
+	own->data = find_room(&job->room, own);
+	if (!own->data)
+		return -ENOMEM;
+	ret = snap_read(&job->target, own->spans, i, own->data, is_absent, job);
+	for (char *to = own->data + len; !ret && i < own->n; to += own->spans[i++].len)
+		ret = read_by_file(&job->target, own->spans[i], to, is_absent, job);
+	return ret;
 }
 
 static void free_copies(struct snap_copies *c)

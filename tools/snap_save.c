@@ -210,11 +210,11 @@ static int save_from_file(struct snap_job *job, const struct snap_unchanged *u, 
 
 	while (!ret && left) {
 		uint64_t some = left < PART ? left : PART;
-		ssize_t n = pread(u->fd, buffer, some, (off_t)offset);
-		if (n <= 0)
+		size_t n = snap_backing_read(u->file, offset, buffer, some);
+		if (!n)
 			return snap_core_absent(&job->core, addr, left);
-		some = ((uint64_t)n + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
-		memset(buffer + n, 0, some - (uint64_t)n);
+		some = (n + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
+		memset(buffer + n, 0, some - n);
 		ret = put(job, addr, buffer, some);
 		addr += some;
 		offset += some;

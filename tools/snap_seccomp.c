@@ -57,7 +57,7 @@ static uint32_t calculate(uint32_t a, uint16_t code, uint32_t b)
 	case BPF_MUL:
 		return a * b;
 	case BPF_DIV:
-		return b ? a / b : 0;
+		return a / b;
 	case BPF_AND:
 		return a & b;
 	case BPF_OR:
@@ -120,6 +120,13 @@ static void step(struct machine *m, const struct sock_filter *f, const struct se
 	}
 }
 
+/* There the kernel gives up, as if the filter had returned 0, which ends the thread. */
+static bool divides_by_zero(const struct machine *m, const struct sock_filter *f)
+{
+	return BPF_CLASS(f->code) == BPF_ALU && BPF_OP(f->code) == BPF_DIV &&
+	       !(BPF_SRC(f->code) == BPF_X ? m->x : f->k);
+}
+
 /* What the kernel has let in ends; what doesn't would end the process. */
 static uint32_t run(const struct sock_filter *code, size_t n, const struct seccomp_data *data)
 {
@@ -129,6 +136,8 @@ static uint32_t run(const struct sock_filter *code, size_t n, const struct secco
 		const struct sock_filter *f = &code[at];
 		if (BPF_CLASS(f->code) == BPF_RET)
 			return BPF_RVAL(f->code) == BPF_A ? m.a : f->k;
+		if (divides_by_zero(&m, f))
+			return SECCOMP_RET_KILL_THREAD;
 		if (BPF_CLASS(f->code) == BPF_JMP)
 			at += jump(&m, f);
 		else

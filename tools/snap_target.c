@@ -16,25 +16,31 @@ char *snap_read_proc(pid_t pid, const char *name, size_t *len)
 {
 	char path[64], *text = NULL;
 	size_t size = 0, cap = 0;
-	ssize_t n;
+	ssize_t n = 1;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
-	do {
+	while (n > 0) {
 		if (cap - size < 4096) {
 			char *more = realloc(text, cap = cap * 2 + 65536);
-			if (!more)
+			if (!more) {
+				n = -1;
 				break;
+			}
 			text = more;
 		}
 		n = read(fd, text + size, cap - size - 1);
 		size += n > 0 ? (size_t)n : 0;
-	} while (n > 0);
+	}
 	close(fd);
-	if (text)
-		text[size] = 0;
+	/* Half a list looks like a whole one. */
+	if (n < 0) {
+		free(text);
+		return NULL;
+	}
+	text[size] = 0;
 	if (len)
 		*len = size;
 	return text;

@@ -238,6 +238,7 @@ static int prepare(struct snap_job *job, struct why *why)
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)job->target.pid);
 	if (ret)
 		return ret;
+	park("snapshot.flags");
 	snap_track_learn();
 	snap_backing_open(job);
 	snap_room_make(&job->room, FERRY_HUGE);

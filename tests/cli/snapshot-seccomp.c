@@ -129,6 +129,36 @@ static void test_ends(void **state)
 	}
 }
 
+/* A division by zero is an end, too. */
+static void forbid_by_zero(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 2),
+		BPF_STMT(BPF_LDX | BPF_IMM, 0),
+		BPF_STMT(BPF_ALU | BPF_DIV | BPF_X, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {COUNT(code), code};
+
+	check_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	check_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static void test_divides(void **state)
+{
+	struct target t;
+
+	(void)state;
+	need_root();
+	unlink(core);
+	target_start(&t, forbid_by_zero);
+	assert_int_equal(snapshot_with(&t, (struct command){0}), 1);
+	assert_true(said(errors, "has a seccomp filter that would end it"));
+	assert_unharmed(&t);
+	target_end(&t);
+}
+
 static void test_fails(void **state)
 {
 	(void)state;
@@ -263,7 +293,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_ends),    TEST(test_fails),       TEST(test_logs),
 		TEST(test_killed),  TEST(test_killed_ends), TEST(test_all_but_one),
-		TEST(test_refused),
+		TEST(test_refused), TEST(test_divides),
 	};
 
 	if (!subject_begin())
