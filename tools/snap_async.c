@@ -122,7 +122,8 @@ static int save_place(struct snap_job *job, const struct snap_place *p, struct p
 	int ret = 0;
 
 	for (uint64_t at = p->start; !ret && at < p->end;) {
-		long n = snap_track_next(&job->target, &at, p->end, piece->vec, REGIONS);
+		long n = snap_track_next(job->async.uffd, &job->target, &at, p->end, piece->vec,
+					 REGIONS);
 		if (n < 0)
 			return (int)n;
 		park("snapshot.protected");

@@ -7,9 +7,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "lib/scan.h"
 #include "lib/snapshot.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
+
+#define RESERVED_LEAST (1ull << 30)
 
 /* Bits of coredump_filter, see core(5). */
 enum {
@@ -195,6 +198,24 @@ static void plan_file(struct snap_map *m, const struct snap_target *t)
 	}
 }
 
+/*
+ * Nothing but addresses, of which there may be more than a file can be long. The kernel has none of
+ * it in its files either. Of less it isn't asked.
+ */
+static bool is_reserved(const struct snap_map *m, const struct snap_target *t)
+{
+	static const struct pm_scan_arg any = {
+		.max_pages = 1,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+	struct page_region first;
+	uint64_t walk_end;
+
+	return m->end - m->start >= RESERVED_LEAST && !strncmp(m->perms, "---", 3) &&
+	       !scan_call(t->pagemap, &any, m->start, m->end, &first, 1, &walk_end);
+}
+
 static void plan_one(struct snap_map *m, const struct snap_target *t)
 {
 	bool special = m->name[0] == '[' && !m->inode && strncmp(m->name, "[anon:", 6) != 0 &&
@@ -214,7 +235,7 @@ static void plan_one(struct snap_map *m, const struct snap_target *t)
 		decide(m, SNAP_LIVE, t->filter & FILTER_ANON_PRIVATE,
 		       "registered with a userfaultfd");
 	else
-		decide(m, SNAP_FROZEN, t->filter & FILTER_ANON_PRIVATE, NULL);
+		decide(m, SNAP_FROZEN, t->filter & FILTER_ANON_PRIVATE && !is_reserved(m, t), NULL);
 }
 
 void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,

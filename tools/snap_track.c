@@ -101,10 +101,15 @@ bool snap_track_knows_moved(void)
 
 /* ---- register */
 
-/* A mapping is registered with one userfaultfd at most, and again with that one without effect. */
+/* Memory is registered with one userfaultfd at most, and again with that one without effect. */
+static int claim_span(int uffd, uint64_t start, uint64_t end)
+{
+	return uffd_register(uffd, start, end - start, UFFDIO_REGISTER_MODE_WP, NULL);
+}
+
 static int claim(int uffd, const struct snap_map *m)
 {
-	return uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_WP, NULL);
+	return claim_span(uffd, m->start, m->end);
 }
 
 static bool is_given(const struct snap_map *m)
@@ -382,8 +387,11 @@ static int pass_over(const struct snap_target *target, uint64_t *at, uint64_t en
 /*
  * A huge page would be split to be protected in part, so a piece ends where one may begin. What was
  * written is found fast, but may be empty.
+ *
+ * The process may have mapped something else there by now, and track it itself: what we protected
+ * of that it would take for unchanged.
  */
-long snap_track_next(const struct snap_target *target, uint64_t *at, uint64_t end,
+long snap_track_next(int uffd, const struct snap_target *target, uint64_t *at, uint64_t end,
 		     struct page_region *vec, unsigned int n)
 {
 	struct pm_scan_arg find = written;
@@ -396,7 +404,12 @@ long snap_track_next(const struct snap_target *target, uint64_t *at, uint64_t en
 		return ret;
 	}
 	uint64_t start = vec[0].start, stop = (start / FERRY_HUGE + 1) * FERRY_HUGE;
-	ret = scan_call(target->pagemap, &to_protect, start, stop < end ? stop : end, vec, n, at);
+	stop = stop < end ? stop : end;
+	if (claim_span(uffd, start, stop)) {
+		*at = stop;
+		return 0;
+	}
+	ret = scan_call(target->pagemap, &to_protect, start, stop, vec, n, at);
 	if (!ret)
 		return pass_over(target, at, end);
 	return ret > 0 && *at <= start ? -ESRCH : ret;
@@ -411,14 +424,21 @@ int snap_track_these(const struct snap_target *target, const struct ferry_span *
 	return ret;
 }
 
+/* The kernel unprotects also what is another's. */
+static int unprotect(int uffd, uint64_t start, uint64_t end)
+{
+	int ret = claim_span(uffd, start, end);
+	return ret ? ret : uffd_writeprotect(uffd, start, end - start, 0);
+}
+
 void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		uint64_t addr = spans[i].addr, end = addr + spans[i].len;
-		if (!uffd_writeprotect(uffd, addr, spans[i].len, 0))
+		if (!unprotect(uffd, addr, end))
 			continue;
-		/* A part of it is no longer mapped: that is not tracked either. */
+		/* A part of it is no longer mapped, or another's: that is not tracked either. */
 		for (; addr < end; addr += FERRY_PAGE)
-			uffd_writeprotect(uffd, addr, FERRY_PAGE, 0);
+			unprotect(uffd, addr, addr + FERRY_PAGE);
 	}
 }

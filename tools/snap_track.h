@@ -65,11 +65,11 @@ int snap_track_these(const struct snap_target *target, const struct ferry_span *
 /**
  * The process runs. Protect the next pages of [*at, @end) that are populated and not protected: at
  * most 2 MiB in @n runs, of which it returns how many there are; none of them lie before *at then.
- * 0: there are none before *at; -errno.
+ * What is tracked by another than @uffd is passed over. 0: there are none before *at; -errno.
  */
-long snap_track_next(const struct snap_target *target, uint64_t *at, uint64_t end,
+long snap_track_next(int uffd, const struct snap_target *target, uint64_t *at, uint64_t end,
 		     struct page_region *vec, unsigned int n);
-/** Undo: they count as changed again. */
+/** Undo: they count as changed again, but for what is no longer tracked by @uffd. */
 void snap_track_forget(int uffd, const struct ferry_span *spans, size_t n);
 /** No mapping is tracked any more. */
 void snap_track_end(int uffd, const struct snap_maps *maps);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -472,9 +473,56 @@ static void test_filter(void **state)
 	target_end(&t);
 }
 
+/* ---- addresses alone */
+
+#define RESERVED (4ul << 40)
+
+static char *volatile *low;
+
+static int run_reserved(void *arg)
+{
+	char *at = mmap(NULL, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			0);
+
+	(void)arg;
+	alarm(120);
+	check(at != MAP_FAILED);
+	/* Of some of it there is something after all. */
+	check_equal(mprotect(at + (1ul << 40), LEN, PROT_READ | PROT_WRITE), 0);
+	fill(at + (1ul << 40));
+	*low = at;
+	return pause();
+}
+
+/* They take no place in the file: on many file systems there isn't that much. */
+static void test_reserved(void **state)
+{
+	static const char *const ways[] = {"sync", "async"};
+	struct stat st;
+
+	(void)state;
+	low = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid = spawn(run_reserved, NULL);
+	for (int64_t until = now_ms() + 10000; !*low; usleep(1000))
+		assert_true(now_ms() < until);
+	for (unsigned int i = 0; i < COUNT(ways); i++) {
+		assert_done(ferry("--pid %d -o core --way %s", (int)pid, ways[i]));
+		assert_int_equal(stat(core, &st), 0);
+		assert_true(st.st_size < (off_t)1 << 30);
+		struct elf e = elf_open();
+		assert_null(elf_at(&e, *low, PAGE));
+		const char *used = elf_at(&e, *low + (1ul << 40), LEN);
+		assert_true(used && page_has(used + PAGE, 1));
+		munmap((void *)(uintptr_t)e.data, e.len);
+	}
+	kill_and_reap(pid);
+	unmap((void *)(uintptr_t)low, PAGE);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_filter)};
+	const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_filter),
+					   TEST(test_reserved)};
 
 	if (!subject_begin())
 		return 1;

@@ -300,6 +300,51 @@ static void test_direct(void **state)
 	kill_and_reap(pid);
 }
 
+/* ---- memory that is another's by now */
+
+/* What it hasn't looked at itself yet is not noted as seen. */
+static void test_tracks_itself(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.round", .way = "async", .pid = pid};
+	pid_t command = spawn(run_command, &c);
+
+	(void)state;
+	wait_stopped(command);
+	scene_act(s, SCENE_TRACK);
+	assert_true(s->written);
+	kill(command, SIGCONT);
+	assert_done(wait_exit(command));
+	scene_act(s, SCENE_IS_TRACKED);
+	assert_true(s->written);
+	scene_end(s, pid);
+}
+
+/* Where something couldn't be read while it was saved. */
+static void test_protects_itself(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+	struct command c = {.park = "snapshot.round", .way = "async", .rate = "8M", .pid = pid};
+	pid_t command = spawn(run_command, &c);
+
+	(void)state;
+	wait_stopped(command);
+	scene_act(s, SCENE_GUARD);
+	if (!s->written)
+		SKIP("this kernel has no guard pages in the page table: Linux 6.13 has");
+	scene_act(s, SCENE_STEPS);
+	kill(command, SIGCONT);
+	usleep(500000);
+	scene_act(s, SCENE_PROTECT);
+	assert_true(s->written);
+	assert_done(wait_exit(command));
+	scene_act(s, SCENE_IS_PROTECTED);
+	assert_true(s->written);
+	scene_end(s, pid);
+}
+
 /* ---- it ends in the middle */
 
 static const char *const steps[] = {"snapshot.tracking", "snapshot.protected", "snapshot.read",
@@ -466,6 +511,8 @@ int main(void)
 		TEST(test_usage),
 		TEST(test_bounded),
 		TEST(test_ksm),
+		TEST(test_tracks_itself),
+		TEST(test_protects_itself),
 	};
 
 	if (!subject_begin())

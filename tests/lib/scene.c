@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "lib/uffd.h"
 #include "tests/lib/scene.h"
 
 #define PART_LEN SCENE_PART_LEN
@@ -106,9 +107,48 @@ static bool merge_part(struct scene *s)
 	return !madvise(scene_part(s, 0), HOLE, MADV_MERGEABLE);
 }
 
+/* A userfaultfd of its own, for memory that is new. */
+static bool take_over(struct scene *s, size_t len, uint64_t features)
+{
+	char *at = scene_part(s, 0);
+
+	features |= UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	int uffd = uffd_open_best(&features, 0);
+	check(mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) == at);
+	fill(at, len, 123);
+	return uffd >= 0 &&
+	       !uffd_register(uffd, (uintptr_t)at, len, UFFDIO_REGISTER_MODE_WP, NULL) &&
+	       !uffd_writeprotect(uffd, (uintptr_t)at, len, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+static bool is_protected(const char *page)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	check_equal(pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * 8)), 8);
+	close(fd);
+	return entry >> 57 & 1;
+}
+
 static void act(struct scene *s, uint32_t step)
 {
 	switch (step) {
+	case SCENE_PROTECT:
+		s->written = take_over(s, PAGE, 0);
+		break;
+	case SCENE_IS_PROTECTED:
+		s->written = is_protected(scene_part(s, 0));
+		break;
+	case SCENE_TRACK:
+		s->written = take_over(s, PART_LEN, UFFD_FEATURE_WP_ASYNC);
+		scene_part(s, 0)[PAGE] = 7;
+		break;
+	case SCENE_IS_TRACKED:
+		s->written = is_protected(scene_part(s, 0)) &&
+			     !is_protected(scene_part(s, 0) + PAGE);
+		break;
 	case SCENE_GUARD:
 		s->written = !madvise(scene_part(s, 0), PAGE, MADV_GUARD_INSTALL);
 		scene_part(s, 0)[PAGE] ^= 1;

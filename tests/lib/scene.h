@@ -28,6 +28,12 @@ struct scene {
 #define SCENE_DO_DUMP   24u
 #define SCENE_SHARE     25u /* with a process that writes when ->write says so */
 #define SCENE_DISCARD   26u /* as much as a page table stands for */
+/* It replaces some of its memory by what it protects itself, as one who is told of writes, or as
+ * one who has the kernel note them, and then writes. Is that still so? */
+#define SCENE_PROTECT      27u
+#define SCENE_IS_PROTECTED 28u
+#define SCENE_TRACK        29u
+#define SCENE_IS_TRACKED   30u
 
 /* One of the eight parts of its memory. */
 char *scene_part(const struct scene *s, unsigned int i);
