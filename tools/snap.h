@@ -76,6 +76,8 @@ int snap_maps_read(struct snap_maps *maps, pid_t pid);
  * still. */
 int snap_maps_read_flags(struct snap_maps *maps, pid_t pid);
 void snap_maps_free(struct snap_maps *maps);
+/** As far as they can be told without flags. */
+bool snap_maps_same(const struct snap_maps *a, const struct snap_maps *b);
 const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t addr);
 /** Decide what happens to each; @flags: as they were a moment ago. */
 void snap_maps_plan(struct snap_maps *maps, const struct snap_maps *flags,
@@ -395,8 +397,15 @@ int snap_save_frozen(struct snap_job *job);
 int snap_save_rest(struct snap_job *job);
 /** Say what has come between. Returns @ret. */
 int snap_not_saved(const struct snap_job *job, int ret, struct why *why);
+
+/* ---- interrupted, snap_signal.c */
+
 /** Set by a signal. */
 extern volatile int snap_interrupted;
+/** From here on signals that end it are noticed. */
+void snap_catch_signals(void);
+/** It was interrupted, and nothing is left: end as it would have. */
+void snap_end_by_signal(void);
 
 /* ---- copied while it stands still, snap_copied.c and snap_backing.c */
 

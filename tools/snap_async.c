@@ -23,6 +23,7 @@
 /* A part of the whole that is copied while the process stands still: of 1 GiB 4 MiB. */
 #define GOAL_PART  256u
 #define GOAL_LEAST (1ull << 20)
+#define ROOM_MOST  (8ull << 20)
 
 /* ---- places in the file */
 
@@ -151,14 +152,22 @@ static int look(struct snap_job *job)
 	return !ret ? place_all(job) : ret == -ENOMEM ? -ESRCH : ret;
 }
 
-/* Once little is left, looking for new mappings would be most of it: these come when it stands
- * still.
- */
+/* Their flags take long to read. */
+static int look_for_new(struct snap_job *job)
+{
+	struct snap_maps now;
+	int ret = snap_maps_read(&now, job->target.pid);
+	bool new = !ret && !snap_maps_same(&now, &job->flags);
+
+	snap_maps_free(&now);
+	return new ? look(job) : ret;
+}
+
 static int save_round(struct snap_job *job, struct piece *piece, struct snap_round *r)
 {
 	const struct snap_async *a = &job->async;
 	int64_t begin = clock_ns();
-	int ret = a->converged ? 0 : look(job);
+	int ret = look_for_new(job);
 
 	for (size_t i = 0; !ret && i < a->nplaces; i++)
 		ret = save_place(job, &a->places[i], piece, &r->bytes);
@@ -179,24 +188,46 @@ static bool is_little(const struct snap_job *job, uint64_t bytes)
 }
 
 /* Less than three quarters of the round before: so all rounds together write four times all. */
-static bool gets_less(const struct snap_async *a)
+static bool gets_less(const struct snap_round *r)
 {
-	const struct snap_round *r = &a->rounds[a->nrounds - 1];
-	return r->bytes && (a->nrounds == 1 || r->bytes < r[-1].bytes - r[-1].bytes / 4);
+	return r->bytes < r[-1].bytes - r[-1].bytes / 4;
 }
 
-static int save_rounds(struct snap_job *job, struct piece *piece)
+static int save_until(struct snap_job *job, struct piece *piece, unsigned int most)
 {
 	struct snap_async *a = &job->async;
-	int ret;
+	unsigned int first = a->nrounds;
+	bool less = true;
+	int ret = 0;
 
-	do {
+	while (!ret && less && a->nrounds < most) {
 		struct snap_round *r = &a->rounds[a->nrounds++];
 		ret = save_round(job, piece, r);
 		job->expected = job->done + r->bytes;
-		a->converged |= is_little(job, r->bytes);
-	} while (!ret && gets_less(a) && a->nrounds < SNAP_ROUNDS);
+		a->converged = is_little(job, r->bytes);
+		less = r->bytes && (r == &a->rounds[first] || gets_less(r));
+	}
 	return ret;
+}
+
+/* In the end all is known again of its mappings, and no time has passed since. */
+static int save_rounds(struct snap_job *job, struct piece *piece)
+{
+	int ret = look(job);
+
+	if (!ret)
+		ret = save_until(job, piece, SNAP_ROUNDS / 2);
+	if (!ret)
+		ret = look(job);
+	return ret ? ret : save_until(job, piece, SNAP_ROUNDS);
+}
+
+/* What is left is about as much as the last round had. */
+static void make_room(struct snap_job *job)
+{
+	uint64_t last = job->async.rounds[job->async.nrounds - 1].bytes;
+
+	snap_room_make(&job->room, (last < ROOM_MOST ? last : ROOM_MOST) + FERRY_HUGE);
 }
 
 int snap_async_save(struct snap_job *job, struct why *why)
@@ -209,10 +240,8 @@ int snap_async_save(struct snap_job *job, struct why *why)
 				   ? snap_may_be_written_aside(job->target.pid)
 				   : snap_has_pins(job->target.pid);
 	free(piece);
-	/* What is left is about as much as the last round had. */
-	if (!ret && job->async.converged)
-		snap_room_make(&job->room,
-			       job->async.rounds[job->async.nrounds - 1].bytes + FERRY_HUGE);
+	if (!ret)
+		make_room(job);
 	park("snapshot.rounds");
 	return ret ? snap_not_saved(job, ret, why) : 0;
 }

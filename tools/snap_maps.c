@@ -101,6 +101,21 @@ void snap_maps_free(struct snap_maps *maps)
 	*maps = (struct snap_maps){0};
 }
 
+static bool is_same(const struct snap_map *a, const struct snap_map *b)
+{
+	return a->start == b->start && a->end == b->end && a->offset == b->offset &&
+	       a->inode == b->inode && a->dev == b->dev && !strcmp(a->perms, b->perms);
+}
+
+bool snap_maps_same(const struct snap_maps *a, const struct snap_maps *b)
+{
+	size_t i = 0;
+
+	while (i < a->n && i < b->n && is_same(&a->v[i], &b->v[i]))
+		i++;
+	return i == a->n && i == b->n;
+}
+
 const struct snap_map *snap_maps_find(const struct snap_maps *maps, uint64_t addr)
 {
 	size_t lo = 0, hi = maps->n;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/park.h"
 #include "lib/uffd.h"
 #include "tools/snap.h"
 #include "tools/snap_file.h"
@@ -164,6 +165,13 @@ static uint64_t end_of_hole(const struct snap_read *f, uint64_t at, uint64_t end
 	return page < at ? at : page > end ? end : page;
 }
 
+static int go_on(void *arg, uint64_t written)
+{
+	(void)arg;
+	(void)written;
+	return snap_interrupted ? -EINTR : 0;
+}
+
 static int copy_piece(void *arg, const struct snap_piece *p)
 {
 	struct merge *m = arg;
@@ -177,15 +185,11 @@ static int copy_piece(void *arg, const struct snap_piece *p)
 		ret = io_read(p->file->fd, p->at + at, m->buffer, len);
 		if (!ret)
 			ret = snap_core_write(&m->core, p->addr + at, m->buffer, len);
+		park("snapshot.merging");
+		if (!ret)
+			ret = go_on(NULL, len);
 	}
 	return ret;
-}
-
-static int no_step(void *arg, uint64_t written)
-{
-	(void)arg;
-	(void)written;
-	return 0;
 }
 
 static int merge(struct merge *m, struct why *why)
@@ -202,10 +206,10 @@ static int merge(struct merge *m, struct why *why)
 	if (!ret)
 		ret = m->buffer ? snap_read_pieces(m->files, m->n, copy_piece, m, why) : -ENOMEM;
 	if (!ret)
-		ret = snap_core_finish(&m->core, no_step, NULL);
-	if (ret && !why->text[0])
-		why_set(why, ret, "%s: %s", m->path, strerror(-ret));
-	return ret;
+		ret = snap_core_finish(&m->core, go_on, NULL);
+	if (ret == -EINTR)
+		return why_set(why, ret, "interrupted: there is no %s", m->path);
+	return ret && !why->text[0] ? why_set(why, ret, "%s: %s", m->path, strerror(-ret)) : ret;
 }
 
 static void finish(struct merge *m)
@@ -265,11 +269,14 @@ int cmd_snapshot_merge(int argc, char **argv)
 		fputs(help, stdout);
 	if (status)
 		return status == 1 ? EXIT_SUCCESS : status;
+	snap_catch_signals();
 	file_limits_are_errors();
 	if (merge(&m, &why)) {
 		say("%s", why.text);
 		status = EXIT_FAILURE;
 	}
 	finish(&m);
+	if (status)
+		snap_end_by_signal();
 	return status;
 }

@@ -369,9 +369,24 @@ static int protect(const struct snap_target *target, uint64_t start, uint64_t en
 	return 0;
 }
 
+/* To the next page that is to be protected, over all that is empty or is so already: slow where
+ * that is populated. */
+static int pass_over(const struct snap_target *target, uint64_t *at, uint64_t end)
+{
+	struct pm_scan_arg find = to_protect;
+	struct page_region first;
+	uint64_t walk_end;
+
+	find.flags = 0;
+	find.max_pages = 1;
+	long ret = scan_call(target->pagemap, &find, *at, end, &first, 1, &walk_end);
+	*at = ret > 0 ? first.start : end;
+	return ret < 0 ? (int)ret : 0;
+}
+
 /*
- * A huge page would be split to be protected in part, so a piece ends where one may begin. What is
- * empty, or protected already, is passed over in one step.
+ * A huge page would be split to be protected in part, so a piece ends where one may begin. What was
+ * written is found fast, but may be empty.
  *
  * The process may have mapped something else there by now, and track it itself: what we protected
  * of that it would take for unchanged.
@@ -379,10 +394,9 @@ static int protect(const struct snap_target *target, uint64_t start, uint64_t en
 long snap_track_next(int uffd, const struct snap_target *target, uint64_t *at, uint64_t end,
 		     struct page_region *vec, unsigned int n)
 {
-	struct pm_scan_arg find = to_protect;
+	struct pm_scan_arg find = written;
 	uint64_t walk_end;
 
-	find.flags = 0;
 	find.max_pages = 1;
 	long ret = scan_call(target->pagemap, &find, *at, end, vec, 1, &walk_end);
 	if (ret <= 0) {
@@ -396,7 +410,9 @@ long snap_track_next(int uffd, const struct snap_target *target, uint64_t *at, u
 		return 0;
 	}
 	ret = scan_call(target->pagemap, &to_protect, start, stop, vec, n, at);
-	return ret >= 0 && *at <= start ? -ESRCH : ret;
+	if (!ret)
+		return pass_over(target, at, end);
+	return ret > 0 && *at <= start ? -ESRCH : ret;
 }
 
 int snap_track_these(const struct snap_target *target, const struct ferry_span *spans, size_t n)

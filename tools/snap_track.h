@@ -65,8 +65,7 @@ int snap_track_these(const struct snap_target *target, const struct ferry_span *
 /**
  * The process runs. Protect the next pages of [*at, @end) that are populated and not protected: at
  * most 2 MiB in @n runs, of which it returns how many there are; none of them lie before *at then.
- * What is tracked by another than @uffd is passed over. 0 and *at == @end: there are no more;
- * -errno.
+ * What is tracked by another than @uffd is passed over. 0: there are none before *at; -errno.
  */
 long snap_track_next(int uffd, const struct snap_target *target, uint64_t *at, uint64_t end,
 		     struct page_region *vec, unsigned int n);

@@ -21,23 +21,6 @@
 #define KEPT            (64 << 20)
 #define PATIENCE_NS     2000000000ll
 
-volatile int snap_interrupted;
-
-static void interrupt(int number)
-{
-	snap_interrupted = number;
-}
-
-static void catch_signals(void)
-{
-	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action = {.sa_handler = interrupt}, before;
-
-	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
-		if (!sigaction(ending[i], NULL, &before) && before.sa_handler != SIG_IGN)
-			sigaction(ending[i], &action, NULL);
-}
-
 static int duplicate(int fd)
 {
 	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -377,7 +360,7 @@ int cmd_snapshot(int argc, char **argv)
 		return untrack(&options);
 	/* What is freed is there when memory is needed while the process stands still. */
 	mallopt(M_TRIM_THRESHOLD, KEPT);
-	catch_signals();
+	snap_catch_signals();
 	file_limits_are_errors();
 	int ret = prepare(&job, &why);
 	if (!ret && snap_way_is_async(&job))
@@ -390,9 +373,7 @@ int cmd_snapshot(int argc, char **argv)
 		ret = snap_series_done(&job, &why);
 	status = report(&job, ret, &why);
 	finish(&job);
-	if (snap_interrupted && ret) {
-		signal(snap_interrupted, SIG_DFL);
-		raise(snap_interrupted);
-	}
+	if (ret)
+		snap_end_by_signal();
 	return status;
 }

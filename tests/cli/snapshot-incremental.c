@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "tests/lib/forbid.h"
 #include "tests/lib/scene.h"
 
 /* ---- the command */
@@ -422,6 +423,44 @@ static void test_interrupted(void **state)
 	scene_end(s, pid);
 }
 
+static int run_merge(void *arg)
+{
+	const char *build = getenv("B");
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/park/pageferry", build ? build : "build");
+	setenv("PAGEFERRY_PARK", arg, 1);
+	/* So that something could be left. */
+	check_equal(forbid_tmpfile(), 0);
+	return execl(path, path, "snapshot", "merge", in_dir("base"), in_dir("i1"), "-o", core,
+		     NULL);
+}
+
+static void test_merge_interrupted(void **state)
+{
+	static char *const moments[] = {"snapshot.merging", "snapshot.synced"};
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	unlink(core);
+	assert_done(base(pid, ""));
+	scene_act(s, 1);
+	assert_done(increment(pid, "base", "i1", ""));
+	for (unsigned int i = 0; i < COUNT(moments); i++) {
+		pid_t command = spawn(run_merge, moments[i]);
+		wait_stopped(command);
+		assert_false(nothing_left());
+		kill(command, SIGINT);
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), i ? 0 : 128 + SIGINT);
+		assert_int_equal(nothing_left(), i == 0);
+	}
+	assert_done(ferry("--pid %d --untrack", (int)pid));
+	unlink(core);
+	scene_end(s, pid);
+}
+
 /* One who didn't wait until another had come to an end has no effect when it has. */
 static void test_two_at_once(void **state)
 {
@@ -567,13 +606,16 @@ static void test_torn(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_small_pages),   TEST(test_huge_pages),    TEST(test_compressed),
-		TEST(test_under_load),    TEST(test_killed),        TEST(test_holder_killed),
-		TEST(test_interrupted),   TEST(test_execs),         TEST(test_wrong_files),
-		TEST(test_torn),          TEST(test_meanwhile),     TEST(test_guard),
-		TEST(test_left_out),      TEST(test_shared_memory), TEST(test_two_at_once),
-		TEST(test_merged_memory), TEST(test_pinned),        TEST(test_untracked),
-		TEST(test_discarded),
+		TEST(test_small_pages), TEST(test_huge_pages),
+		TEST(test_compressed),  TEST(test_under_load),
+		TEST(test_killed),      TEST(test_holder_killed),
+		TEST(test_interrupted), TEST(test_execs),
+		TEST(test_wrong_files), TEST(test_torn),
+		TEST(test_meanwhile),   TEST(test_guard),
+		TEST(test_left_out),    TEST(test_shared_memory),
+		TEST(test_two_at_once), TEST(test_merged_memory),
+		TEST(test_pinned),      TEST(test_untracked),
+		TEST(test_discarded),   TEST(test_merge_interrupted),
 	};
 
 	if (!subject_begin())

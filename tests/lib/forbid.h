@@ -10,4 +10,7 @@
  */
 int forbid_syscall(long number, uint32_t action);
 
+/* The same as on a file system that has no files without a name. */
+int forbid_tmpfile(void);
+
 #endif

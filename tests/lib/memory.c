@@ -233,7 +233,7 @@ int open_uffd_kernel(uint64_t features)
 
 static int ksm_undo;
 
-bool ksm_begin(void)
+static bool set_ksm(char run, int *what)
 {
 	char before = 0, command[64];
 	int fd = open(KSM_RUN, O_RDWR | O_CLOEXEC);
@@ -241,14 +241,25 @@ bool ksm_begin(void)
 
 	if (known) {
 		snprintf(command, sizeof(command), "echo %c >" KSM_RUN, before);
-		ksm_undo = undo_later(command);
+		*what = undo_later(command);
 	}
-	bool runs = known && pwrite(fd, "1", 1, 0) == 1;
-	if (known && !runs)
-		undo(ksm_undo);
+	bool set = known && pwrite(fd, &run, 1, 0) == 1;
+	if (known && !set)
+		undo(*what);
 	if (fd >= 0)
 		close(fd);
-	return runs;
+	return set;
+}
+
+bool ksm_begin(void)
+{
+	return set_ksm('1', &ksm_undo);
+}
+
+void ksm_off(void)
+{
+	int until_it_ends;
+	set_ksm('0', &until_it_ends);
 }
 
 void ksm_end(void)

@@ -490,6 +490,8 @@ bool subject_begin(void)
 	snprintf(core, sizeof(core), "%s/core", dir);
 	snprintf(report, sizeof(report), "%s/report", dir);
 	snprintf(errors, sizeof(errors), "%s/errors", dir);
+	/* What it may merge can't be frozen. */
+	ksm_off();
 	return true;
 }
 

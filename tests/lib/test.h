@@ -105,6 +105,8 @@ bool make_huge(void *addr, size_t len);
  */
 bool ksm_begin(void);
 void ksm_end(void);
+/* Have it merge nothing as long as this process lives, if it can be switched off. */
+void ksm_off(void);
 
 /* ---- userfaultfd */
 
