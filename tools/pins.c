@@ -11,9 +11,11 @@ int cmd_pins(int argc, char **argv)
 	trial_setting("/sys/kernel/mm/ksm/pages_to_scan", "2000");
 	trial_setting("/sys/kernel/mm/ksm/smart_scan", "0");
 	trial_setting("/sys/kernel/mm/ksm/run", "1");
-	for (const struct operation *o = &operation_nothing; o->name; o = o == &operation_nothing ? operations : o + 1) {
+	for (const struct operation *o = &operation_nothing; o->name;
+	     o = o == &operation_nothing ? operations : o + 1) {
 		struct trial_cell c = {0};
-		if (only >= 0 && o != operations + only) continue;
+		if (only >= 0 && o != operations + only)
+			continue;
 		if (o->control) {
 			pins_try(o, NULL, &c);
 			printf("%s| control | %s | %s\n", o->name, c.verdict, c.why);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pageferry pins: what ties a pin to the memory that it was taken of, and which operation breaks that.
- * A cell of the table is a trial: memory is made, a kind of pin is taken of one page of it, an
- * operation is done to it, and then what is written on either side is looked for on the other one.
+ * pageferry pins: what ties a pin to the memory that it was taken of, and which operation breaks
+ * that. A cell of the table is a trial: memory is made, a kind of pin is taken of one page of it,
+ * an operation is done to it, and then what is written on either side is looked for on the other
+ * one.
  */
 #ifndef PAGEFERRY_PINS_H
 #define PAGEFERRY_PINS_H
 
+#include <linux/io_uring.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,14 +17,16 @@
 #include "lib/uffd.h"
 #include "tools/trial.h"
 
-/* What a page holds is told by its first word; who writes a page by a device writes all words alike. */
+/* What a page holds is told by its first word; who writes a page by a device writes all words
+ * alike. */
 struct pin {
 	const struct pin_kind *kind;
 	uint32_t *page; /* where it was taken */
-	char what[96];	/* after an error: of what */
+	char what[96];  /* after an error: of what */
 	union {
 		struct {
 			int fd, file;
+			struct io_uring_params params;
 			unsigned int *sq_tail, *sq_mask, *sq_array, *cq_head, *cq_tail, *cq_mask;
 			struct io_uring_sqe *sqes;
 			struct io_uring_cqe *cqes;
@@ -30,6 +34,7 @@ struct pin {
 		struct {
 			int file, server;
 			bool writes; /* to the file */
+			bool sent;   /* it can't be given up any more; before prepare() */
 			pthread_t thread;
 			int result;
 		} direct;
@@ -49,12 +54,13 @@ struct pin_kind {
 	int (*prepare)(struct pin *pin);
 	/** Of pin->page. */
 	int (*take)(struct pin *pin);
-	/** Give the page this word, and tell which one it has; NULL: that can't be done through it. */
+	/** Give the page this word, and tell which one it has; NULL: that can't be done through it.
+	 */
 	int (*write)(struct pin *pin, uint32_t word);
 	int (*read)(struct pin *pin, uint32_t *word);
-	/** Only once: the pin is gone afterwards. */
-	bool once;
-	/** Who takes part in it can't go on to another program until it has ended: exec waits. */
+	/** For another process that has the same descriptors: NULL, or get what else it needs. */
+	int (*adopt)(struct pin *pin);
+	/** I/O, of a thread that waits for it: direct_answer() ends it. */
 	bool in_flight;
 	/** It is no reference to a page, but finds one by its address. */
 	bool by_address;
@@ -66,6 +72,7 @@ extern const struct pin_kind pin_kinds[];
 int pin_error(struct pin *pin, const char *what, int error);
 
 int uring_take(struct pin *pin);
+int uring_adopt(struct pin *pin);
 int uring_write(struct pin *pin, uint32_t word);
 int uring_read(struct pin *pin, uint32_t *word);
 int direct_prepare(struct pin *pin);
@@ -73,6 +80,8 @@ int direct_take_read(struct pin *pin);
 int direct_take_write(struct pin *pin);
 int direct_write(struct pin *pin, uint32_t word);
 int direct_read(struct pin *pin, uint32_t *word);
+/** The I/O goes on, with this word if it is answered with one; *got: the word that came. */
+int direct_answer(struct pin *pin, uint32_t give, uint32_t *got);
 int kvm_take(struct pin *pin);
 int kvm_write(struct pin *pin, uint32_t word);
 int kvm_read(struct pin *pin, uint32_t *word);
@@ -85,25 +94,26 @@ enum scene_memory {
 	MEMORY_CODE,  /* a page of a private file mapping that can be made executable */
 };
 
-#define AREA	   FERRY_HUGE
+#define AREA       FERRY_HUGE
 #define WORD_FIRST 0x11111111u /* what all pages hold in the beginning */
 #define WORD_OTHER 0x22222222u /* what somebody else writes */
 
 /* Only the trial's own threads and children have it. */
 struct scene {
 	const struct operation *operation;
-	struct pin *pin; /* NULL: there is none, it is to be seen whether the operation acts at all */
+	struct pin
+		*pin; /* NULL: there is none, it is to be seen whether the operation acts at all */
 	uint8_t *area;
-	uint32_t *page;	  /* where the page is mapped now: in the middle of the area at first */
+	uint32_t *page;   /* where the page is mapped now: in the middle of the area at first */
 	const char *gone; /* NULL, or the page isn't mapped any more: what became of it */
-	bool acted;	  /* the operation has done something to the page */
-	bool untold;	  /* nobody can say whether it would have */
-	char note[120];	  /* about what was done, or why that can't be */
-	int file;	  /* of MEMORY_CODE */
+	bool acted;       /* the operation has done something to the page */
+	bool untold;      /* nobody can say whether it would have */
+	char note[120];   /* about what was done, or why that can't be */
+	int file;         /* of MEMORY_CODE */
 	int uffd, module;
-	bool watched;	     /* by the uffd, for writes */
+	bool watched;        /* by the uffd, for writes */
 	volatile int events; /* as many were seen */
-	void *target;	     /* of a move */
+	void *target;        /* of a move */
 	struct peer *peer;   /* who gets it */
 };
 
@@ -132,6 +142,9 @@ extern const struct operation operation_nothing;
 int scene_note(struct scene *scene, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/** Map it, with the page in its middle; 0 or -errno. */
+int scene_memory(struct scene *scene);
+
 /** fork(), and both have the same descriptors from here on. */
 pid_t scene_fork_with_files(void);
 
@@ -148,11 +161,11 @@ uint64_t page_flags(uint64_t number);
 /* ---- cells, pins_trial.c */
 
 #define NOT_HERE "not here"
-#define ACTS	 "acts"
+#define ACTS     "acts"
 
 /**
- * What becomes of this pin by this operation? Without a pin (@kind is NULL): does the operation do what it is
- * there for? ACTS, or NOT_HERE with the reason. 0 or -errno: there is no process for it.
+ * What becomes of this pin by this operation? Without a pin (@kind is NULL): does the operation do
+ * what it is there for? ACTS, or NOT_HERE with the reason. 0 or -errno: there is no process for it.
  */
 int pins_try(const struct operation *operation, const struct pin_kind *kind,
 	     struct trial_cell *cell);

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * Direct I/O that is held in flight for as long as it is wanted: to a file of a file system of our own,
- * a FUSE server whose root is that file, which is mounted nowhere, so that nothing has to be unmounted.
- * The kernel pins the pages of a request (FOLL_PIN, since Linux 6.8) before it asks the server for it,
- * and copies from or to them when the server reads the request or answers it; so a request that waits
- * to be read is I/O in flight. That there is a pin is looked up where the kernel counts them.
+ * Direct I/O that is held in flight for as long as it is wanted: to a file of a file system of our
+ * own, a FUSE server whose root is that file, which is mounted nowhere, so that nothing has to be
+ * unmounted. The kernel pins the pages of a request (FOLL_PIN, since Linux 6.8) before it asks the
+ * server for it, and copies from or to them when the server reads the request or answers it; so a
+ * request that waits to be read is I/O in flight, and what a write takes from memory is taken when
+ * the request is read. One that hasn't been read can still be given up by a thread that is killed,
+ * other than with a disk: for that case it is read first. That there is a pin is looked up where
+ * the kernel counts them.
  *
- * The server is a process of its own: one that is killed while its own I/O waits would have to wait for
- * itself. When the server ends, the kernel ends the I/O.
+ * The server is a process of its own: one that is killed while its own I/O waits would have to wait
+ * for itself. When the server ends, the kernel ends the I/O.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -74,16 +77,21 @@ static void answer_attributes(struct server *s)
 {
 	const struct fuse_attr_out out = {
 		.attr_valid = 3600,
-		.attr = {.ino = 1, .size = FERRY_PAGE, .blocks = 8, .mode = S_IFREG | 0600,
-			 .nlink = 1, .blksize = FERRY_PAGE},
+		.attr = {.ino = 1,
+			 .size = FERRY_PAGE,
+			 .blocks = 8,
+			 .mode = S_IFREG | 0600,
+			 .nlink = 1,
+			 .blksize = FERRY_PAGE},
 	};
 
 	reply(s, 0, &out, sizeof(out));
 }
 
+/* Whoever ends without any I/O must not be held by what is asked when the file is closed. */
 static void answer_open(struct server *s)
 {
-	const struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO};
+	const struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH};
 
 	reply(s, 0, &out, sizeof(out));
 	s->opened = true;
@@ -133,36 +141,52 @@ static void answer(struct server *s)
 	}
 }
 
-/* The first request after the file was opened is the I/O: it isn't read until somebody says so. */
-static void hold(struct server *s)
+static void await_request(struct server *s)
 {
 	struct pollfd fd = {.fd = s->fuse, .events = POLLIN};
 
-	if (!s->opened || s->held)
-		return;
 	while (poll(&fd, 1, -1) < 0)
 		if (errno != EINTR)
 			_exit(EXIT_FAILURE);
+}
+
+/* Until somebody says that it may go on, and with which word */
+static void hold(struct server *s)
+{
 	s->held = true;
 	tell(s, HELD);
 	if (read(s->sock, &s->word, sizeof(s->word)) != sizeof(s->word))
 		_exit(EXIT_FAILURE);
 }
 
-static _Noreturn void serve(int fuse, int sock)
+static bool read_request(struct server *s)
+{
+	if (read(s->fuse, &s->in, sizeof(s->in)) >= 0)
+		return true;
+	/* ENOENT: who asked has given it up */
+	if (errno != EINTR && errno != ENOENT)
+		_exit(EXIT_SUCCESS);
+	return false;
+}
+
+/* The first request after the file was opened is the I/O. */
+static _Noreturn void serve(int fuse, int sock, bool reads_first)
 {
 	static struct server s;
+	bool is_io;
 
 	s.fuse = fuse;
 	s.sock = sock;
 	for (;;) {
-		hold(&s);
-		if (read(fuse, &s.in, sizeof(s.in)) < 0) {
-			/* ENOENT: who asked has given it up */
-			if (errno == EINTR || errno == ENOENT)
-				continue;
-			_exit(EXIT_SUCCESS);
+		is_io = s.opened && !s.held;
+		if (is_io && !reads_first) {
+			await_request(&s);
+			hold(&s);
 		}
+		if (!read_request(&s))
+			continue;
+		if (is_io && reads_first)
+			hold(&s);
 		answer(&s);
 	}
 }
@@ -221,7 +245,7 @@ int direct_prepare(struct pin *pin)
 		return pin_error(pin, "socketpair", -errno);
 	if (!fork()) {
 		close(pair[0]);
-		serve(fuse, pair[1]);
+		serve(fuse, pair[1], pin->direct.sent);
 	}
 	close(pair[1]);
 	/* Its last descriptor must be the server's: see above. */
@@ -308,14 +332,17 @@ int direct_take_write(struct pin *pin)
 	return take(pin);
 }
 
-/* The request goes on: with this word, if it is answered with one. */
-static int finish(struct pin *pin, uint32_t give, uint32_t *got)
+int direct_answer(struct pin *pin, uint32_t give, uint32_t *got)
 {
-	int ret;
-
 	if (write(pin->direct.server, &give, sizeof(give)) != sizeof(give))
 		return pin_error(pin, "the FUSE server", -errno);
-	ret = hear(pin, got);
+	return hear(pin, got);
+}
+
+static int finish(struct pin *pin, uint32_t give, uint32_t *got)
+{
+	int ret = direct_answer(pin, give, got);
+
 	if (ret)
 		return ret;
 	pthread_join(pin->direct.thread, NULL);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the kernel does to pages by itself, here when it is told to: each of these may leave a page alone
- * without a word, so each looks at the page afterwards.
+ * What the kernel does to pages by itself, here when it is told to: each of these may leave a page
+ * alone without a word, so each looks at the page afterwards.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,9 +22,9 @@
 #define MADV_COLLAPSE 25
 #endif
 
-static int write_file(int folder, const char *path, const char *text)
+static int write_file(const char *path, const char *text)
 {
-	int fd = openat(folder, path, O_WRONLY | O_CLOEXEC);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	int ret = fd < 0 || write(fd, text, strlen(text)) < 0 ? -errno : 0;
 
 	if (fd >= 0)
@@ -73,8 +72,8 @@ int act_pageout(struct scene *s)
 
 /* ---- KSM */
 
-#define KSM	     "/sys/kernel/mm/ksm/"
-#define KSM_SCANS    4u	   /* after the second one it has merged what is alike */
+#define KSM          "/sys/kernel/mm/ksm/"
+#define KSM_SCANS    4u /* after the second one it has merged what is alike */
 #define KSM_LIMIT_NS 3000000000
 
 static uint32_t *twin_of(const struct scene *s)
@@ -131,41 +130,22 @@ int act_collapse(struct scene *s)
 	return scene_note(s, 0, "copied into a huge page");
 }
 
-static int open_debugfs(void)
-{
-	int fs = fsopen("debugfs", FSOPEN_CLOEXEC), ret;
-
-	if (fs < 0)
-		return -errno;
-	ret = fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) ? -errno : 0;
-	if (!ret) {
-		ret = fsmount(fs, FSMOUNT_CLOEXEC, 0);
-		ret = ret < 0 ? -errno : ret;
-	}
-	close(fs);
-	return ret;
-}
-
+/* To say of one of its pages that it is cold splits a huge page, if it can be, and harms no other
+ * one. */
 int act_split(struct scene *s)
 {
 	const uint64_t huge = 1ull << 22; /* KPF_THP */
 	uint64_t number = page_number(s->page);
-	int folder = open_debugfs(), ret;
-	char text[80];
 
-	if (folder < 0)
-		return folder;
-	snprintf(text, sizeof(text), "%d,%p,%p", getpid(), (void *)s->area, (void *)(s->area + AREA));
-	ret = write_file(folder, "split_huge_pages", text);
-	close(folder);
+	if (madvise(s->area, FERRY_PAGE, MADV_COLD))
+		return -errno;
 	s->acted = number && !(page_flags(number) & huge);
-	scene_note(s, 0, "split (debugfs, split_huge_pages)");
-	return ret;
+	return scene_note(s, 0, "split by MADV_COLD of a part");
 }
 
 /* ---- compaction */
 
-#define CROWD	  4096u
+#define CROWD     4096u
 #define WITNESSES 64u
 
 struct witness {
@@ -182,8 +162,9 @@ static int by_number(const void *a, const void *b)
 	return x->number < y->number ? -1 : x->number > y->number;
 }
 
-/* Pages move from the low end of memory to the high one: of many, those at the lowest places are most
- * likely to. The lowest one is it; the next ones are there to see what happens to those that aren't pinned. */
+/* Pages move from the low end of memory to the high one: of many, those at the lowest places are
+ * most likely to. The lowest one is it; the next ones are there to see what happens to those that
+ * aren't pinned. */
 int begin_compaction(struct scene *s)
 {
 	static struct witness crowd[CROWD];
@@ -210,7 +191,7 @@ int begin_compaction(struct scene *s)
 int act_compaction(struct scene *s)
 {
 	unsigned int moved = 0;
-	int ret = write_file(AT_FDCWD, "/proc/sys/vm/compact_memory", "1");
+	int ret = write_file("/proc/sys/vm/compact_memory", "1");
 
 	if (ret)
 		return ret;
@@ -218,21 +199,23 @@ int act_compaction(struct scene *s)
 		moved += page_number(witnesses[i].page) != witnesses[i].number;
 	s->acted = page_number(s->page) != witnesses[0].number;
 	s->untold = !s->acted && !moved;
-	return scene_note(s, 0, "/proc/sys/vm/compact_memory: %u of %u unpinned pages beside it moved",
+	return scene_note(s, 0,
+			  "/proc/sys/vm/compact_memory: %u of %u unpinned pages beside it moved",
 			  moved, WITNESSES);
 }
 
 /* ---- uprobe */
 
 #define PROBE_AT  2048u /* in the page: a nop */
-#define INT3	  0xcc
+#define INT3      0xcc
 #define PROBE_PMU "/sys/bus/event_source/devices/uprobe/type"
 
-/* The page is the process' own by now, a copy of the file's: a probe isn't put into memory that can be
- * written to. What is there is left when the trial ends. */
+/* The page is the process' own by now, a copy of the file's: a probe isn't put into memory that can
+ * be written to. What is there is left when the trial ends. */
 int act_uprobe(struct scene *s)
 {
-	struct perf_event_attr attr = {.size = sizeof(attr), .type = (uint32_t)read_number(PROBE_PMU)};
+	struct perf_event_attr attr = {.size = sizeof(attr),
+				       .type = (uint32_t)read_number(PROBE_PMU)};
 	char path[32];
 	int fd;
 

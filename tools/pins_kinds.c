@@ -38,6 +38,7 @@ const struct pin_kind pin_kinds[] = {
 	{
 		.name = "io_uring buffer",
 		.take = uring_take,
+		.adopt = uring_adopt,
 		.write = uring_write,
 		.read = uring_read,
 	},
@@ -46,7 +47,6 @@ const struct pin_kind pin_kinds[] = {
 		.prepare = direct_prepare,
 		.take = direct_take_read,
 		.write = direct_write,
-		.once = true,
 		.in_flight = true,
 	},
 	{
@@ -54,14 +54,12 @@ const struct pin_kind pin_kinds[] = {
 		.prepare = direct_prepare,
 		.take = direct_take_write,
 		.read = direct_read,
-		.once = true,
 		.in_flight = true,
 	},
 	{
 		.name = "vmsplice",
 		.take = splice_take,
 		.read = splice_read,
-		.once = true,
 	},
 	{
 		.name = "KVM guest",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory of a virtual machine: no pin, since KVM finds a page by its address whenever it needs it, and
- * hears of it when the page is taken away. The machine's one CPU writes or reads the first word of the
- * page, and halts.
+ * Memory of a virtual machine: no pin, since KVM finds a page by its address whenever it needs it,
+ * and hears of it when the page is taken away. The machine's one CPU writes or reads the first word
+ * of the page, and halts.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,8 +57,8 @@ static int make_machine(struct pin *pin)
 	if (pin->kvm.vm < 0)
 		return pin_error(pin, "KVM_CREATE_VM", -errno);
 	size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	pin->kvm.code = mmap(NULL, FERRY_PAGE, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pin->kvm.code = mmap(NULL, FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0);
 	if (pin->kvm.code == MAP_FAILED)
 		return pin_error(pin, "mmap", -errno);
 	if (set_slot(pin->kvm.vm, 0, AT_CODE, pin->kvm.code) ||
@@ -67,7 +67,8 @@ static int make_machine(struct pin *pin)
 	pin->kvm.vcpu = ioctl(pin->kvm.vm, KVM_CREATE_VCPU, 0);
 	if (pin->kvm.vcpu < 0)
 		return pin_error(pin, "KVM_CREATE_VCPU", -errno);
-	pin->kvm.run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, pin->kvm.vcpu, 0);
+	pin->kvm.run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, pin->kvm.vcpu,
+			    0);
 	if (pin->kvm.run == MAP_FAILED)
 		return pin_error(pin, "KVM, mmap", -errno);
 	close(kvm);
@@ -79,9 +80,9 @@ static int run(struct pin *pin, const uint8_t *code, size_t len, uint32_t *word)
 {
 	struct kvm_regs regs = {.rflags = 2, .rax = *word};
 
-	memcpy(pin->kvm.code, code, len);
 	if (ioctl(pin->kvm.vcpu, KVM_SET_REGS, &regs))
 		return pin_error(pin, "KVM_SET_REGS", -errno);
+	memcpy(pin->kvm.code, code, len);
 	while (ioctl(pin->kvm.vcpu, KVM_RUN, 0))
 		if (errno != EINTR)
 			return pin_error(pin, "KVM_RUN", -errno);

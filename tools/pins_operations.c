@@ -16,7 +16,8 @@ int scene_note(struct scene *s, int error, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(s->note, sizeof(s->note), format, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
+	vsnprintf(s->note, sizeof(s->note), format,
+		  args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
 	va_end(args);
 	return error;
 }

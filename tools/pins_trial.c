@@ -11,11 +11,11 @@
 
 #include "tools/pins.h"
 
-#define LIMIT_MS      8000u
-#define WORD_BY_PIN   0xaaaaaaaau
-#define WORD_BY_PAGE  0xbbbbbbbbu
-#define NOP	      0x90
-#define MIDDLE	      (AREA / 2)
+#define LIMIT_MS     8000u
+#define WORD_BY_PIN  0xaaaaaaaau
+#define WORD_BY_PAGE 0xbbbbbbbbu
+#define NOP          0x90
+#define MIDDLE       (AREA / 2)
 
 const char *pins_errno(int error)
 {
@@ -94,7 +94,7 @@ static int is_huge(const struct scene *s)
 	return first % FERRY_HUGE_PAGES == 0 && here == first + MIDDLE / FERRY_PAGE ? 0 : -ENOMEM;
 }
 
-static int make_memory(struct scene *s)
+int scene_memory(struct scene *s)
 {
 	int ret = map_area(s);
 
@@ -137,8 +137,9 @@ static void look_from_memory(struct scene *s, struct tie *tie)
 	else if (*(volatile uint32_t *)s->page != WORD_BY_PIN)
 		tie_breaks(tie, "what is written through the pin isn't in the memory");
 	if (s->watched)
-		scene_note(s, 0, s->events ? "a write through the pin was noticed"
-					   : "a write through the pin passes unnoticed");
+		scene_note(s, 0,
+			   s->events ? "a write through the pin was noticed"
+				     : "a write through the pin passes unnoticed");
 }
 
 static const char *what_was_read(uint32_t word)
@@ -189,8 +190,8 @@ static void judge(struct trial_cell *cell, struct scene *s, int error, uint64_t 
 	if (s->untold)
 		trial_set(cell, NOT_HERE, "this time nothing happened: %s", s->note);
 	else if (tie.broken)
-		trial_set(cell, "tie broken", "%s%s%s%s", tie.what, error ? ", though refused: " : "",
-			  error ? pins_errno(error) : "", "");
+		trial_set(cell, "tie broken", "%s%s%s%s", tie.what,
+			  error ? ", though refused: " : "", error ? pins_errno(error) : "", "");
 	else if (error) {
 		snprintf(verdict, sizeof(verdict), "refused: %s", pins_errno(error));
 		trial_set(cell, verdict, "%s", "");
@@ -217,7 +218,8 @@ struct job {
 	const struct pin_kind *kind;
 };
 
-/* Before the operation: in this order, since whoever is started early shares nothing of the memory. */
+/* Before the operation: in this order, since whoever is started early shares nothing of the memory.
+ */
 static bool begin(struct trial_cell *cell, struct scene *s, struct pin *pin)
 {
 	int ret = pin && pin->kind->prepare ? pin->kind->prepare(pin) : 0;
@@ -229,7 +231,7 @@ static bool begin(struct trial_cell *cell, struct scene *s, struct pin *pin)
 	if (s->operation->prepare)
 		ret = s->operation->prepare(s);
 	if (!ret)
-		ret = make_memory(s);
+		ret = scene_memory(s);
 	if (!ret && s->operation->begin)
 		ret = s->operation->begin(s);
 	if (ret) {

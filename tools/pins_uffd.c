@@ -20,7 +20,8 @@ static int open_uffd(struct scene *s, uint64_t features)
 
 static void *map_page(void)
 {
-	void *at = mmap(NULL, FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *at = mmap(NULL, FERRY_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			0);
 
 	return at == MAP_FAILED ? NULL : at;
 }
@@ -99,7 +100,8 @@ int begin_move(struct scene *s)
 int act_move(struct scene *s)
 {
 	uint64_t done;
-	int ret = uffd_move(s->uffd, (uintptr_t)s->target, (uintptr_t)s->page, FERRY_PAGE, 0, &done);
+	int ret = uffd_move(s->uffd, (uintptr_t)s->target, (uintptr_t)s->page, FERRY_PAGE, 0,
+			    &done);
 
 	if (ret)
 		return ret;
@@ -143,8 +145,8 @@ int prepare_module(struct scene *s)
 	s->module = module_open(0);
 	if (s->module < 0)
 		return scene_note(s, s->module, "/dev/pageferry");
-	s->peer = mmap(NULL, sizeof(*s->peer), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-		       0);
+	s->peer = mmap(NULL, sizeof(*s->peer), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
 	if (s->peer == MAP_FAILED || pipe2(ends, O_CLOEXEC))
 		return scene_note(s, -errno, "another process");
 	if (!scene_fork_with_files())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A buffer registered with io_uring: a pin for as long as one likes (FOLL_LONGTERM), for writing. It is
- * written to by reading a file into it, and read by writing it to that file.
+ * A buffer registered with io_uring: a pin for as long as one likes (FOLL_LONGTERM), for writing.
+ * It is written to by reading a file into it, and read by writing it to that file.
  */
 #include <errno.h>
 #include <linux/io_uring.h>
@@ -20,15 +20,12 @@ static uint8_t *map_ring(int fd, size_t len, off_t what)
 	return at == MAP_FAILED ? NULL : at;
 }
 
-static int make_ring(struct pin *pin)
+int uring_adopt(struct pin *pin)
 {
-	struct io_uring_params params = {0};
-	int fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+	const struct io_uring_params params = pin->uring.params;
+	const int fd = pin->uring.fd;
 	uint8_t *sq, *cq;
 
-	if (fd < 0)
-		return pin_error(pin, "io_uring", -errno);
-	pin->uring.fd = fd;
 	sq = map_ring(fd, params.sq_off.array + params.sq_entries * sizeof(unsigned int),
 		      IORING_OFF_SQ_RING);
 	cq = map_ring(fd, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
@@ -50,8 +47,10 @@ static int make_ring(struct pin *pin)
 int uring_take(struct pin *pin)
 {
 	struct iovec iov = {pin->page, FERRY_PAGE};
-	int ret = make_ring(pin);
+	int ret;
 
+	pin->uring.fd = (int)syscall(SYS_io_uring_setup, 4, &pin->uring.params);
+	ret = pin->uring.fd < 0 ? pin_error(pin, "io_uring", -errno) : uring_adopt(pin);
 	if (ret)
 		return ret;
 	pin->uring.file = memfd_create("pin", MFD_CLOEXEC);
@@ -75,7 +74,8 @@ static int transfer(struct pin *pin, uint8_t opcode)
 	};
 	pin->uring.sq_array[slot] = slot;
 	__atomic_store_n(pin->uring.sq_tail, tail + 1, __ATOMIC_RELEASE);
-	while (syscall(SYS_io_uring_enter, pin->uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+	while (syscall(SYS_io_uring_enter, pin->uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) <
+	       0)
 		if (errno != EINTR)
 			return pin_error(pin, "io_uring", -errno);
 	head = *pin->uring.cq_head;
