@@ -52,6 +52,8 @@ struct trial_expected;
  */
 int trial_expected_read(struct trial_expected **expected, const char *name, const char *path,
 			struct why *why);
+/** The same for a table that is no series': the file @file of the folder with what is expected. */
+int trial_expected_known(struct trial_expected **expected, const char *file, struct why *why);
 /** The verdict; NULL: nothing is expected there. */
 const char *trial_expected_find(const struct trial_expected *expected, const char *row,
 				const char *column);
