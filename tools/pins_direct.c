@@ -274,8 +274,9 @@ static uint64_t field(const char *text, const char *name)
 	return at ? strtoull(at + strlen(name), NULL, 10) : 0;
 }
 
-/* How many pins there are in the machine; 0 where the kernel doesn't count them. */
-static int64_t count_pins(void)
+/* How many pins have been taken in this machine; 0 where the kernel doesn't count them. How many are left is
+ * no measure: some that have ended are given up late. */
+static uint64_t count_pins(void)
 {
 	static char text[16384];
 	char byte;
@@ -291,8 +292,7 @@ static int64_t count_pins(void)
 	if (fd >= 0)
 		close(fd);
 	text[n > 0 ? n : 0] = '\0';
-	return (int64_t)(field(text, "nr_foll_pin_acquired ") -
-			 field(text, "nr_foll_pin_released "));
+	return field(text, "nr_foll_pin_acquired ");
 }
 
 static int hear(struct pin *pin, uint32_t *word)
@@ -306,7 +306,7 @@ static int hear(struct pin *pin, uint32_t *word)
 
 static int take(struct pin *pin)
 {
-	int64_t before = count_pins();
+	uint64_t before = count_pins();
 	uint32_t held;
 	int ret = pthread_create(&pin->direct.thread, NULL, transfer, pin);
 
