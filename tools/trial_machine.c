@@ -30,6 +30,7 @@
 #define ZRAM_ADD    "/sys/class/zram-control/hot_add"
 #define ZRAM_REMOVE "/sys/class/zram-control/hot_remove"
 #define MIB         (1ull << 20)
+#define LOCK_MS     100000u /* either command needs less than that */
 
 enum change_kind { CHANGE_SETTING, CHANGE_ZRAM, CHANGE_FILE };
 
@@ -48,11 +49,15 @@ static struct machine {
 	struct change changes[64];
 } * machine;
 static pid_t guard;
+static int lock = -1;
 
 void trial_group_begins(pid_t group)
 {
-	if (machine)
-		machine->group = group;
+	if (!machine)
+		return;
+	machine->group = group;
+	/* What gets stuck there must not keep others out. */
+	close(lock);
 }
 
 void trial_group_ends(void)
@@ -312,20 +317,25 @@ static _Noreturn void be_guard(int whom)
 
 /*
  * Two at once would take each other's settings for the machine's. Only who may change them can open
- * this file, so nobody else can hold the lock. It is freed when the last one has closed it who has
- * it from here: the guard lives for longer than a command that is killed.
+ * this file, so nobody else can hold the lock. It is freed when the command and the guard have
+ * closed it: the guard lives for longer than a command that is killed.
  */
 static int lock_machine(void)
 {
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	int ret = 0;
 
-	if (fd < 0)
-		return 0;
-	while (flock(fd, LOCK_EX) && (ret = -errno) == -EINTR)
-		ret = 0;
-	if (ret)
-		close(fd);
+	lock = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	for (unsigned int ms = 0; lock >= 0 && flock(lock, LOCK_EX | LOCK_NB); ms += 50) {
+		ret = errno == EWOULDBLOCK && ms < LOCK_MS ? 0 : -errno;
+		if (ret)
+			break;
+		poll(NULL, 0, 50);
+	}
+	if (ret == -EWOULDBLOCK) {
+		say("another pageferry changes this machine's settings (/proc/kpageflags is locked): "
+		    "wait until it has ended");
+		ret = -EBUSY;
+	}
 	return ret;
 }
 
