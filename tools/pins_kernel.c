@@ -188,20 +188,24 @@ int begin_compaction(struct scene *s)
 	return witnesses[0].number ? 0 : scene_note(s, -EPERM, "/proc/self/pagemap");
 }
 
+/* Under load it may end without having done anything. */
 int act_compaction(struct scene *s)
 {
 	unsigned int moved = 0;
-	int ret = write_file("/proc/sys/vm/compact_memory", "1");
 
-	if (ret)
-		return ret;
-	for (size_t i = 1; i <= WITNESSES; i++)
-		moved += page_number(witnesses[i].page) != witnesses[i].number;
-	s->acted = page_number(s->page) != witnesses[0].number;
+	for (unsigned int i = 0; i < 3 && !moved && !s->acted; i++) {
+		int ret = write_file("/proc/sys/vm/compact_memory", "1");
+
+		if (ret)
+			return ret;
+		for (size_t k = 1; k <= WITNESSES; k++)
+			moved += page_number(witnesses[k].page) != witnesses[k].number;
+		s->acted = page_number(s->page) != witnesses[0].number;
+	}
 	s->untold = !s->acted && !moved;
-	return scene_note(s, 0,
-			  "/proc/sys/vm/compact_memory: %u of %u unpinned pages beside it moved",
-			  moved, WITNESSES);
+	s->acted = s->acted || (!s->pin && moved);
+	return scene_note(s, 0, "moved (compact_memory), as %u of %u pages beside it", moved,
+			  WITNESSES);
 }
 
 /* ---- uprobe */
