@@ -208,7 +208,8 @@ static void judge_control(struct trial_cell *cell, const struct scene *s, int er
 	if (error)
 		pins_not_here(cell, s->operation->name, error);
 	else if (!s->acted)
-		trial_set(cell, NOT_HERE, "the operation did nothing without a pin either");
+		trial_set(cell, NOT_HERE, "%sit did nothing without a pin either",
+			  geteuid() ? "needs root, maybe: " : "");
 	else
 		trial_set(cell, ACTS, "%s", s->note);
 }

@@ -83,14 +83,19 @@ static int setting_read(const char *path, char *value, size_t size)
 	return 0;
 }
 
+static int write_and_close(int fd, const char *value)
+{
+	int ret = write(fd, value, strlen(value)) < 0 ? -errno : 0;
+
+	close(fd);
+	return ret;
+}
+
 static int setting_write(const char *path, const char *value)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int ret = fd < 0 || write(fd, value, strlen(value)) < 0 ? -errno : 0;
 
-	if (fd >= 0)
-		close(fd);
-	return ret;
+	return fd < 0 ? -errno : write_and_close(fd, value);
 }
 
 /* "always [madvise] never" is "madvise". */
@@ -123,15 +128,19 @@ static void change_begins(void)
 int trial_setting(const char *path, const char *value)
 {
 	struct change *c = change_new(CHANGE_SETTING, path);
-	int ret = c ? setting_read(path, c->before, sizeof(c->before)) : -ENOSPC;
+	int ret = c ? setting_read(path, c->before, sizeof(c->before)) : -ENOSPC, fd;
 
 	if (ret)
 		return ret;
 	keep_chosen(c->before);
 	if (!strcmp(c->before, value))
 		return 0;
+	/* What can't be changed needn't be put back. */
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
 	change_begins();
-	return setting_write(path, value);
+	return write_and_close(fd, value);
 }
 
 /* ---- swap */
@@ -213,8 +222,9 @@ static int swap_file(unsigned int mib)
 	c = change_new(CHANGE_FILE, path);
 	if (!c)
 		return -ENOSPC;
-	/* What another one has left under this name goes: it can't be in use by a process of this
-	 * pid. */
+	/* What another one has left under this name goes: it was of a process of this pid. */
+	if (swapoff(path) && errno == EPERM)
+		return -EPERM;
 	unlink(path);
 	change_begins();
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
