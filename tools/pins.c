@@ -13,6 +13,7 @@
 #define COMMAND      "pageferry pins"
 #define EXIT_DIFFERS 1
 #define SWAP_MIB     64
+#define CHANCES      8
 #define KINDS_MAX    8u
 #define ROWS_MAX     32u
 
@@ -89,6 +90,18 @@ static bool is(const struct trial_cell *cell, const char *verdict)
 	return !strcmp(cell->verdict, verdict);
 }
 
+static int try_it(const struct operation *operation, const struct pin_kind *kind,
+		  struct trial_cell *found)
+{
+	unsigned int tries = operation->chance ? CHANCES : 1;
+	int ret;
+
+	do
+		ret = pins_try(operation, kind, found);
+	while (!ret && is(found, NOT_HERE) && --tries);
+	return ret;
+}
+
 static int try_cell(struct cell *c, const struct trial_cell *alone,
 		    const struct trial_cell *control)
 {
@@ -103,14 +116,14 @@ static int try_cell(struct cell *c, const struct trial_cell *alone,
 		trial_set(&c->found, NOT_HERE, "without a pin: %s %s", control->verdict,
 			  control->why);
 	else
-		return pins_try(c->operation, c->kind, &c->found);
+		return try_it(c->operation, c->kind, &c->found);
 	return 0;
 }
 
 static int try_row(struct table *t, const struct operation *operation)
 {
 	struct trial_cell control = {.verdict = ACTS};
-	int ret = operation->control ? pins_try(operation, NULL, &control) : 0;
+	int ret = operation->control ? try_it(operation, NULL, &control) : 0;
 
 	for (size_t i = 0; i < t->nkinds && !ret; i++) {
 		struct cell *c = &t->cells[t->ncells++];

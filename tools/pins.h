@@ -129,6 +129,8 @@ struct operation {
 	int (*act)(struct scene *scene);
 	/** It counts only where it acts on a page that isn't pinned. */
 	bool control;
+	/** Which pages it acts on is a matter of chance: tried more than once. */
+	bool chance;
 	/** The process goes on to another program, see pins_exec.c. */
 	bool execs;
 };

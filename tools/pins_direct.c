@@ -274,8 +274,8 @@ static uint64_t field(const char *text, const char *name)
 	return at ? strtoull(at + strlen(name), NULL, 10) : 0;
 }
 
-/* How many pins have been taken in this machine; 0 where the kernel doesn't count them. How many are left is
- * no measure: some that have ended are given up late. */
+/* How many pins have been taken in this machine; 0 where the kernel doesn't count them. How many
+ * are left is no measure: some that have ended are given up late. */
 static uint64_t count_pins(void)
 {
 	static char text[16384];

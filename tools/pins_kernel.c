@@ -145,15 +145,16 @@ int act_split(struct scene *s)
 
 /* ---- compaction */
 
-#define CROWD     4096u
-#define WITNESSES 64u
+#define CROWD_HUGE 16u
+#define CROWD      (CROWD_HUGE * FERRY_HUGE_PAGES)
+#define WITNESSES  64u
 
 struct witness {
 	uint64_t number;
 	uint32_t *page;
 };
 
-static struct witness witnesses[WITNESSES + 1];
+static struct witness crowd[CROWD];
 
 static int by_number(const void *a, const void *b)
 {
@@ -162,48 +163,44 @@ static int by_number(const void *a, const void *b)
 	return x->number < y->number ? -1 : x->number > y->number;
 }
 
-/* Pages move from the low end of memory to the high one: of many, those at the lowest places are
- * most likely to. The lowest one is it; the next ones are there to see what happens to those that
- * aren't pinned. */
+/*
+ * Pages move from the low end of memory to the high one, so of many the one at the lowest place is
+ * taken, and the next ones beside it are there to see what happens to those that aren't pinned.
+ * Free memory at the low end comes in large pieces, which are had by huge pages: these are split
+ * then, since compaction passes them over.
+ */
 int begin_compaction(struct scene *s)
 {
-	static struct witness crowd[CROWD];
-	uint8_t *all = mmap(NULL, CROWD * FERRY_PAGE, PROT_READ | PROT_WRITE,
+	uint8_t *all = mmap(NULL, (CROWD_HUGE + 1) * FERRY_HUGE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (all == MAP_FAILED)
 		return scene_note(s, -errno, "mmap");
-	if (madvise(all, CROWD * FERRY_PAGE, MADV_NOHUGEPAGE) && errno != EINVAL)
-		return scene_note(s, -errno, "MADV_NOHUGEPAGE");
+	all = (uint8_t *)(((uintptr_t)all + FERRY_HUGE - 1) & ~(FERRY_HUGE - 1));
+	madvise(all, CROWD_HUGE * FERRY_HUGE, MADV_HUGEPAGE);
 	for (size_t i = 0; i < CROWD; i++) {
 		crowd[i].page = (uint32_t *)(all + i * FERRY_PAGE);
 		*crowd[i].page = WORD_FIRST;
 		crowd[i].number = page_number(crowd[i].page);
 	}
 	qsort(crowd, CROWD, sizeof(crowd[0]), by_number);
-	for (size_t i = WITNESSES + 1; i < CROWD; i++)
-		madvise(crowd[i].page, FERRY_PAGE, MADV_DONTNEED);
-	memcpy(witnesses, crowd, sizeof(witnesses));
-	s->page = witnesses[0].page;
-	return witnesses[0].number ? 0 : scene_note(s, -EPERM, "/proc/self/pagemap");
+	for (size_t i = 0; i < CROWD; i++)
+		madvise(crowd[i].page, FERRY_PAGE, i <= WITNESSES ? MADV_COLD : MADV_DONTNEED);
+	s->page = crowd[0].page;
+	return crowd[0].number ? 0 : scene_note(s, -EPERM, "/proc/self/pagemap");
 }
 
-/* Under load it may end without having done anything. */
 int act_compaction(struct scene *s)
 {
 	unsigned int moved = 0;
+	int ret = write_file("/proc/sys/vm/compact_memory", "1");
 
-	for (unsigned int i = 0; i < 3 && !moved && !s->acted; i++) {
-		int ret = write_file("/proc/sys/vm/compact_memory", "1");
-
-		if (ret)
-			return ret;
-		for (size_t k = 1; k <= WITNESSES; k++)
-			moved += page_number(witnesses[k].page) != witnesses[k].number;
-		s->acted = page_number(s->page) != witnesses[0].number;
-	}
+	if (ret)
+		return ret;
+	for (size_t i = 1; i <= WITNESSES; i++)
+		moved += page_number(crowd[i].page) != crowd[i].number;
+	s->acted = page_number(s->page) != crowd[0].number;
 	s->untold = !s->acted && !moved;
-	s->acted = s->acted || (!s->pin && moved);
 	return scene_note(s, 0, "moved (compact_memory), as %u of %u pages beside it", moved,
 			  WITNESSES);
 }
