@@ -152,8 +152,8 @@ pid_t scene_fork_with_files(void);
 
 /* ---- pages, pins_page.c */
 
-/** What /proc/self/pagemap says; 0: nothing is there, or it can't be read. */
-uint64_t page_entry(const void *page);
+/** Nothing is there: the next access finds a new page. */
+bool page_is_hole(const void *page);
 /** The page's number; 0: not present, or that takes privileges. */
 uint64_t page_number(const void *page);
 bool page_is_swapped(const void *page);

@@ -54,10 +54,10 @@ int act_free(struct scene *s)
 	if (madvise(s->page, FERRY_PAGE, MADV_FREE))
 		return -errno;
 	/* It would stay until memory is short. */
-	for (unsigned int i = 0; i < TRIES && page_entry(s->page); i++)
+	for (unsigned int i = 0; i < TRIES && !page_is_hole(s->page); i++)
 		if (madvise(s->page, FERRY_PAGE, MADV_PAGEOUT))
 			return -errno;
-	s->acted = !page_entry(s->page);
+	s->acted = page_is_hole(s->page);
 	return scene_note(s, 0, "dropped when it was reclaimed (MADV_PAGEOUT)");
 }
 
@@ -154,7 +154,7 @@ struct witness {
 	uint32_t *page;
 };
 
-static struct witness crowd[CROWD];
+static struct witness crowd[CROWD], *chosen;
 
 static int by_number(const void *a, const void *b)
 {
@@ -164,10 +164,11 @@ static int by_number(const void *a, const void *b)
 }
 
 /*
- * Pages move from the low end of memory to the high one, so of many the one at the lowest place is
- * taken, and the next ones beside it are there to see what happens to those that aren't pinned.
- * Free memory at the low end comes in large pieces, which are had by huge pages: these are split
- * then, since compaction passes them over.
+ * Pages move from the low end of memory to the high one, so of many one at a low place is taken,
+ * and the next ones beside it are there to see what happens to those that aren't pinned. Free
+ * memory at the low end comes in large pieces, which are had by huge pages: these are split then,
+ * since compaction passes them over. Some whole blocks it passes over for no reason that shows, so
+ * the next process takes another.
  */
 int begin_compaction(struct scene *s)
 {
@@ -184,10 +185,12 @@ int begin_compaction(struct scene *s)
 		crowd[i].number = page_number(crowd[i].page);
 	}
 	qsort(crowd, CROWD, sizeof(crowd[0]), by_number);
-	for (size_t i = 0; i < CROWD; i++)
-		madvise(crowd[i].page, FERRY_PAGE, i <= WITNESSES ? MADV_COLD : MADV_DONTNEED);
-	s->page = crowd[0].page;
-	return crowd[0].number ? 0 : scene_note(s, -EPERM, "/proc/self/pagemap");
+	chosen = &crowd[(unsigned int)getpid() % (CROWD_HUGE / 2) * FERRY_HUGE_PAGES];
+	for (struct witness *w = crowd; w < crowd + CROWD; w++)
+		madvise(w->page, FERRY_PAGE,
+			w >= chosen && w <= chosen + WITNESSES ? MADV_COLD : MADV_DONTNEED);
+	s->page = chosen->page;
+	return chosen->number ? 0 : scene_note(s, -EPERM, "/proc/self/pagemap");
 }
 
 int act_compaction(struct scene *s)
@@ -198,8 +201,8 @@ int act_compaction(struct scene *s)
 	if (ret)
 		return ret;
 	for (size_t i = 1; i <= WITNESSES; i++)
-		moved += page_number(crowd[i].page) != crowd[i].number;
-	s->acted = page_number(s->page) != crowd[0].number;
+		moved += page_number(chosen[i].page) != chosen[i].number;
+	s->acted = page_number(s->page) != chosen->number;
 	s->untold = !s->acted && !moved;
 	return scene_note(s, 0, "moved (compact_memory), as %u of %u pages beside it", moved,
 			  WITNESSES);

@@ -24,9 +24,14 @@ static uint64_t read_word(const char *path, uint64_t index)
 	return ret ? 0 : word;
 }
 
-uint64_t page_entry(const void *page)
+static uint64_t page_entry(const void *page)
 {
 	return read_word("/proc/self/pagemap", (uintptr_t)page / FERRY_PAGE);
+}
+
+bool page_is_hole(const void *page)
+{
+	return !(page_entry(page) & (ENTRY_PRESENT | ENTRY_SWAPPED));
 }
 
 uint64_t page_number(const void *page)
