@@ -57,7 +57,7 @@ static bool not_tried(const struct cell *c)
 
 static bool differs(const struct cell *c)
 {
-	return c->expected && !not_tried(c) && strcmp(c->expected, c->found.verdict);
+	return c->expected && !not_tried(c) && strcmp(c->expected, c->found.verdict) != 0;
 }
 
 static bool as_expected(const struct cell *c)
@@ -204,10 +204,10 @@ static void print_table(const struct table *t)
 	printf("\n%-*s", NAME_WIDTH, "");
 	for (size_t k = 0; k < t->nkinds; k++)
 		printf("  %-*s", width_of(t, k), pin_kinds[k].name);
-	for (size_t i = 0; i < t->ncells; i++) {
-		if (i % t->nkinds == 0)
-			printf("\n%-*s", NAME_WIDTH, t->cells[i].operation->name);
-		printf("  %-*s", width_of(t, i % t->nkinds), t->cells[i].found.verdict);
+	for (size_t row = 0; row < t->ncells; row += t->nkinds) {
+		printf("\n%-*s", NAME_WIDTH, t->cells[row].operation->name);
+		for (size_t k = 0; k < t->nkinds; k++)
+			printf("  %-*s", width_of(t, k), t->cells[row + k].found.verdict);
 	}
 	putchar('\n');
 }

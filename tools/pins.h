@@ -8,7 +8,6 @@
 #ifndef PAGEFERRY_PINS_H
 #define PAGEFERRY_PINS_H
 
-#include <linux/io_uring.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,7 +25,8 @@ struct pin {
 	union {
 		struct {
 			int fd, file;
-			struct io_uring_params params;
+			uint64_t params[15]; /* struct io_uring_params, whose header clashes with
+						others */
 			unsigned int *sq_tail, *sq_mask, *sq_array, *cq_head, *cq_tail, *cq_mask;
 			struct io_uring_sqe *sqes;
 			struct io_uring_cqe *cqes;
@@ -120,13 +120,13 @@ struct scene {
 /* Each call returns 0 or -errno. What comes before the operation has scene->note for an error. */
 struct operation {
 	const char *name;
-	enum scene_memory memory;
 	/** Before there is any memory: NULL, or make what else it needs. */
 	int (*prepare)(struct scene *scene);
 	/** Before the pin is taken: the same. */
 	int (*begin)(struct scene *scene);
 	/** -errno: the kernel has refused it. */
 	int (*act)(struct scene *scene);
+	enum scene_memory memory;
 	/** It counts only where it acts on a page that isn't pinned. */
 	bool control;
 	/** Which pages it acts on is a matter of chance: tried more than once. */

@@ -136,7 +136,7 @@ static _Noreturn void go_on(struct both *b, int in)
 void exec_try(struct trial_cell *cell, const struct pin_kind *kind)
 {
 	struct both *b = make_both(cell, kind);
-	int ready[2], in[2], ret;
+	int ready[2], in[2] = {-1, -1}, ret;
 	bool failed;
 
 	if (!b) {

@@ -74,7 +74,7 @@ int act_pageout(struct scene *s)
 
 #define KSM          "/sys/kernel/mm/ksm/"
 #define KSM_SCANS    4u /* after the second one it has merged what is alike */
-#define KSM_LIMIT_NS 3000000000
+#define KSM_LIMIT_NS 5000000000
 
 static uint32_t *twin_of(const struct scene *s)
 {

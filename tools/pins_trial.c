@@ -99,7 +99,7 @@ int scene_memory(struct scene *s)
 	int ret = map_area(s);
 
 	if (!ret)
-		ret = fill_page(s);
+		ret = s->area ? fill_page(s) : -ENOMEM;
 	if (!ret && s->operation->memory == MEMORY_HUGE)
 		ret = is_huge(s);
 	return ret ? scene_note(s, ret, "memory") : 0;

@@ -6,9 +6,10 @@
 #include <errno.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h> /* struct iovec: sys/uio.h clashes with linux/fs.h */
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "tools/pins.h"
@@ -22,9 +23,11 @@ static uint8_t *map_ring(int fd, size_t len, off_t what)
 
 int uring_adopt(struct pin *pin)
 {
-	const struct io_uring_params params = pin->uring.params;
+	struct io_uring_params params;
 	const int fd = pin->uring.fd;
 	uint8_t *sq, *cq;
+
+	memcpy(&params, pin->uring.params, sizeof(params));
 
 	sq = map_ring(fd, params.sq_off.array + params.sq_entries * sizeof(unsigned int),
 		      IORING_OFF_SQ_RING);
@@ -49,7 +52,9 @@ int uring_take(struct pin *pin)
 	struct iovec iov = {pin->page, FERRY_PAGE};
 	int ret;
 
-	pin->uring.fd = (int)syscall(SYS_io_uring_setup, 4, &pin->uring.params);
+	_Static_assert(sizeof(pin->uring.params) == sizeof(struct io_uring_params),
+		       "as many bytes");
+	pin->uring.fd = (int)syscall(SYS_io_uring_setup, 4, pin->uring.params);
 	ret = pin->uring.fd < 0 ? pin_error(pin, "io_uring", -errno) : uring_adopt(pin);
 	if (ret)
 		return ret;
