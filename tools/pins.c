@@ -144,7 +144,7 @@ static void change_settings(void)
 	trial_swap(SWAP_MIB);
 	trial_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 	trial_setting("/sys/kernel/mm/ksm/sleep_millisecs", "1");
-	trial_setting("/sys/kernel/mm/ksm/pages_to_scan", "2000");
+	trial_setting("/sys/kernel/mm/ksm/pages_to_scan", "100000");
 	trial_setting("/sys/kernel/mm/ksm/smart_scan", "0");
 	trial_setting("/sys/kernel/mm/ksm/run", "1");
 }
