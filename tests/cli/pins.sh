@@ -63,10 +63,10 @@ state()
 
 # Not while another one changes it: all of them have this lock.
 settled_state()
-{
-	[ ! -r /proc/kpageflags ] || flock -w 20 /proc/kpageflags true
+(
+	[ ! -r /proc/kpageflags ] || { exec 9</proc/kpageflags && flock -w 20 9; }
 	state
-}
+)
 before=$(settled_state)
 
 all_is_as_before()
@@ -171,7 +171,7 @@ if [ "$(id -u)" -eq 0 ]; then
 	ok "it is for every user" status_is 0
 	ok "who is told what takes root" grep -q 'needs root' "$tmp/out"
 	ok "and who may have no right to /proc/PID/pagemap isn't told of guesses" \
-		not grep -qE '^(compaction|KSM merge, unmerge|MADV_PAGEOUT) .*(same|broken|refused)' "$tmp/out"
+		not grep -qE '^(compaction|KSM merge, unmerge|THP split) .*(same|broken|refused)' "$tmp/out"
 	ok "nothing is left behind" all_is_as_before
 else
 	skip "another user" "needs root"
