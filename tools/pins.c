@@ -13,7 +13,7 @@
 #define COMMAND      "pageferry pins"
 #define EXIT_DIFFERS 1
 #define SWAP_MIB     64
-#define CHANCES      8
+#define CHANCES      6
 #define KINDS_MAX    8u
 #define ROWS_MAX     32u
 

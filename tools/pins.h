@@ -156,6 +156,8 @@ pid_t scene_fork_with_files(void);
 bool page_is_hole(const void *page);
 /** The page's number; 0: not present, or that takes privileges. */
 uint64_t page_number(const void *page);
+/** Of @n pages in a row. 0 or -errno. */
+int page_numbers(const void *first, size_t n, uint64_t *numbers);
 bool page_is_swapped(const void *page);
 /** Of /proc/kpageflags; 0: it can't be read. */
 uint64_t page_flags(uint64_t number);

@@ -172,6 +172,8 @@ static int by_number(const void *a, const void *b)
  */
 int begin_compaction(struct scene *s)
 {
+	static uint64_t numbers[CROWD];
+	int ret;
 	uint8_t *all = mmap(NULL, (CROWD_HUGE + 1) * FERRY_HUGE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -179,11 +181,13 @@ int begin_compaction(struct scene *s)
 		return scene_note(s, -errno, "mmap");
 	all = (uint8_t *)(((uintptr_t)all + FERRY_HUGE - 1) & ~(FERRY_HUGE - 1));
 	madvise(all, CROWD_HUGE * FERRY_HUGE, MADV_HUGEPAGE);
-	for (size_t i = 0; i < CROWD; i++) {
-		crowd[i].page = (uint32_t *)(all + i * FERRY_PAGE);
-		*crowd[i].page = WORD_FIRST;
-		crowd[i].number = page_number(crowd[i].page);
-	}
+	for (size_t i = 0; i < CROWD; i++)
+		*(uint32_t *)(all + i * FERRY_PAGE) = WORD_FIRST;
+	ret = page_numbers(all, CROWD, numbers);
+	if (ret)
+		return scene_note(s, ret, "/proc/self/pagemap");
+	for (size_t i = 0; i < CROWD; i++)
+		crowd[i] = (struct witness){numbers[i], (uint32_t *)(all + i * FERRY_PAGE)};
 	qsort(crowd, CROWD, sizeof(crowd[0]), by_number);
 	chosen = &crowd[(unsigned int)getpid() % (CROWD_HUGE / 2) * FERRY_HUGE_PAGES];
 	for (struct witness *w = crowd; w < crowd + CROWD; w++)

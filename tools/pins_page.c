@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* What the kernel says of a page. */
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -34,11 +35,28 @@ bool page_is_hole(const void *page)
 	return !(page_entry(page) & (ENTRY_PRESENT | ENTRY_SWAPPED));
 }
 
+static uint64_t number_of(uint64_t entry)
+{
+	return entry & ENTRY_PRESENT ? entry & ENTRY_NUMBER : 0;
+}
+
 uint64_t page_number(const void *page)
 {
-	uint64_t entry = page_entry(page);
+	return number_of(page_entry(page));
+}
 
-	return entry & ENTRY_PRESENT ? entry & ENTRY_NUMBER : 0;
+int page_numbers(const void *first, size_t n, uint64_t *numbers)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = io_read(fd, (uintptr_t)first / FERRY_PAGE * sizeof(*numbers), numbers,
+		      n * sizeof(*numbers));
+	close(fd);
+	for (size_t i = 0; i < n && !ret; i++)
+		numbers[i] = number_of(numbers[i]);
+	return ret;
 }
 
 bool page_is_swapped(const void *page)
