@@ -123,9 +123,15 @@ int begin_collapse(struct scene *s)
 int act_collapse(struct scene *s)
 {
 	uint64_t before = page_number(s->page);
+	unsigned int tries = TRIES;
+	int ret;
 
-	if (madvise(s->area, AREA, MADV_COLLAPSE))
-		return -errno;
+	/* A page that somebody holds for a moment only is no answer. */
+	do
+		ret = madvise(s->area, AREA, MADV_COLLAPSE) ? -errno : 0;
+	while (ret == -EAGAIN && --tries);
+	if (ret)
+		return ret;
 	s->acted = page_number(s->page) != before;
 	return scene_note(s, 0, "copied into a huge page");
 }

@@ -100,9 +100,13 @@ int begin_move(struct scene *s)
 int act_move(struct scene *s)
 {
 	uint64_t done;
-	int ret = uffd_move(s->uffd, (uintptr_t)s->target, (uintptr_t)s->page, FERRY_PAGE, 0,
-			    &done);
+	int ret, tries = 20;
 
+	/* A page that somebody holds for a moment only is no answer. */
+	do
+		ret = uffd_move(s->uffd, (uintptr_t)s->target, (uintptr_t)s->page, FERRY_PAGE, 0,
+				&done);
+	while (ret == -EAGAIN && --tries);
 	if (ret)
 		return ret;
 	s->page = s->target;
