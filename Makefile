@@ -14,6 +14,7 @@ ABI     := 0
 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
+DATADIR ?= $(PREFIX)/share/pageferry
 B      ?= build
 
 CC     ?= cc
@@ -21,7 +22,8 @@ OBJCOPY ?= objcopy
 CFLAGS ?= -O2 -g
 WARN   := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wformat=2
 BASE   := -std=gnu11 -D_GNU_SOURCE -Iinclude -I. -fPIC -fvisibility=hidden -pthread \
-          -DPAGEFERRY_VERSION='"$(VERSION)"' -DPAGEFERRY_LIBDIR='"$(LIBDIR)"' $(WARN) $(WERROR)
+          -DPAGEFERRY_VERSION='"$(VERSION)"' -DPAGEFERRY_LIBDIR='"$(LIBDIR)"' \
+          -DPAGEFERRY_DATADIR='"$(DATADIR)"' $(WARN) $(WERROR)
 SAN    ?=
 # make V=1 shows the commands; it must not become the first target then.
 .DEFAULT_GOAL := all
@@ -118,7 +120,8 @@ kmod:
 
 install: all
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(LIBDIR)/pkgconfig" "$(DESTDIR)$(PREFIX)/include" \
-		"$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/man/man3"
+		"$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/man/man3" \
+		"$(DESTDIR)$(DATADIR)/expected"
 	install -m 755 $(B)/pageferry "$(DESTDIR)$(PREFIX)/bin/"
 	install -m 644 $(B)/libpageferry.a "$(DESTDIR)$(LIBDIR)/"
 	install -m 755 $(B)/libpageferry.so "$(DESTDIR)$(LIBDIR)/libpageferry.so.$(VERSION)"
@@ -130,6 +133,7 @@ install: all
 		lib/libpageferry.pc.in >"$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc"
 	install -m 644 man/*.1 "$(DESTDIR)$(PREFIX)/share/man/man1/"
 	install -m 644 man/*.3 "$(DESTDIR)$(PREFIX)/share/man/man3/"
+	install -m 644 share/expected/* "$(DESTDIR)$(DATADIR)/expected/"
 
 # The folders are as here, since kmod/Makefile looks for the ioctl header beside its own folder.
 KMOD_SRC := $(DESTDIR)/usr/src/pageferry-$(VERSION)
@@ -143,6 +147,7 @@ install-kmod:
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/bin/pageferry" "$(DESTDIR)$(LIBDIR)"/libpageferry* \
 		"$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc" "$(DESTDIR)$(PREFIX)/include/pageferry.h"
+	rm -rf "$(DESTDIR)$(DATADIR)"
 	for page in $(notdir $(wildcard man/*)); do \
 		rm -f "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page" || exit; done
 

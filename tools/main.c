@@ -10,6 +10,8 @@
 
 static const struct command commands[] = {
 	{"probe", cmd_probe, "[--json]", "say what this kernel and this user can do", NULL},
+	{"pins", cmd_pins, "[--json] [--expected FILE]",
+	 "say what a pin of memory keeps on this kernel", NULL},
 	{"snapshot", cmd_snapshot, "--pid PID -o FILE [OPTION ...]",
 	 "save a running process as a core file", NULL},
 	{"vm", cmd_vm, "COMMAND ...", "run virtual machines whose QEMU can be replaced", NULL},

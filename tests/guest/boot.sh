@@ -27,12 +27,12 @@ end()
 trap end EXIT
 trap 'exit 1' HUP INT TERM
 
-# Sets $kernel. The modules are for swap, without a delay and with one, and for KVM, which a kernel of
-# one's own may lack.
+# fetch_kernel [MODULE...]: sets $kernel. The modules are for swap, without a delay and with one, and for KVM,
+# which a kernel of one's own may lack.
 fetch_kernel()
 {
-	kernel=$(guest/kernel zram virtio_blk kvm_amd 2>"$tmp/why") ||
-		kernel=$(guest/kernel zram virtio_blk 2>"$tmp/why") ||
+	kernel=$(guest/kernel zram virtio_blk kvm_amd "$@" 2>"$tmp/why") ||
+		kernel=$(guest/kernel zram virtio_blk "$@" 2>"$tmp/why") ||
 		skip_all "no kernel for a guest: $(tail -n 1 "$tmp/why")"
 }
 
