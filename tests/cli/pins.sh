@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # pageferry pins: it finds what is expected of this kernel, where that is known; a wrong expectation is seen;
-# and nothing is left of it, even when it is killed. tests/guest/pins.sh runs this on another kernel.
+# and nothing is left of it, even when it is killed. tests/guest/pins_table.sh runs this on another kernel.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 B=${B:-build}
