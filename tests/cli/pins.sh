@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
+# needs: userfaultfd
 #
 # pageferry pins: it finds what is expected of this kernel, where that is known; a wrong expectation is seen;
 # and nothing is left of it, even when it is killed. tests/guest/pins_table.sh runs this on another kernel.
