@@ -10,6 +10,8 @@
 
 static const struct command commands[] = {
 	{"probe", cmd_probe, "[--json]", "say what this kernel and this user can do", NULL},
+	{"conform", cmd_conform, "[--json] [--way kernel|module] [--expected FILE]",
+	 "say what the calls answer for each kind of memory, and what differs", NULL},
 	{"pins", cmd_pins, "[--json] [--expected FILE]",
 	 "say what a pin of memory keeps on this kernel", NULL},
 	{"snapshot", cmd_snapshot, "--pid PID -o FILE [OPTION ...]",

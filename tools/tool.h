@@ -30,6 +30,7 @@ int command_run(const struct command *table, size_t n, const char *prefix, int a
 
 int cmd_pins(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
+int cmd_conform(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_vm(int argc, char **argv);
 

@@ -19,6 +19,7 @@
 
 #define NPAGES 16u
 #define VICTIM 5u
+#define EVENTS (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP)
 
 /* ---- a program and a handler, each in a process of its own */
 
@@ -38,6 +39,7 @@ struct act {
 	void (*run)(struct stage_play *p, struct reader *reader);
 	/* Run in a thread; its call waits until the event has been read. */
 	void *(*change)(void *play);
+	uint64_t feature; /* besides EVENTS */
 };
 
 static void *discard(void *arg)
@@ -109,11 +111,35 @@ static void after_move(struct stage_play *p, struct reader *reader)
 		check(page_has(p->to + i * PAGE, i + 1));
 }
 
+/* The child has pages that nobody has installed, and a userfaultfd that only the event tells of. */
+static void *fork_it(void *arg)
+{
+	struct stage_play *p = arg;
+	pid_t child = fork();
+
+	check(child >= 0);
+	if (!child) {
+		for (unsigned int i = 0; i < NPAGES; i++)
+			check(page_has(p->mem + i * PAGE, i + 1));
+		_exit(0);
+	}
+	check_equal(wait_exit(child), 0);
+	return NULL;
+}
+
+static void after_fork(struct stage_play *p, struct reader *reader)
+{
+	check_equal(reader->signal, 0);
+	for (unsigned int i = 0; i < NPAGES; i++)
+		check(page_has(p->mem + i * PAGE, i + 1));
+}
+
 static const struct act acts[] = {
-	{"discarded", after_discard, discard},
-	{"all discarded", after_discard_all, discard_all},
-	{"unmapped", after_unmap, unmap_it},
-	{"moved", after_move, move_it},
+	{"discarded", after_discard, discard, 0},
+	{"all discarded", after_discard_all, discard_all, 0},
+	{"unmapped", after_unmap, unmap_it, 0},
+	{"moved", after_move, move_it, 0},
+	{"forked", after_fork, fork_it, UFFD_FEATURE_EVENT_FORK},
 };
 
 static int run_program(void *arg)
@@ -121,8 +147,7 @@ static int run_program(void *arg)
 	struct stage_play *p = arg;
 	struct reader reader;
 	pthread_t changer;
-	int uffd = ferry_uffd_open(
-		UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP, 0);
+	int uffd = ferry_uffd_open(EVENTS | p->act->feature, 0);
 
 	check(uffd >= 0);
 	check_equal(uffd_register(uffd, (uintptr_t)p->mem, NPAGES * PAGE,
@@ -162,8 +187,7 @@ static void run_act(void **state)
 {
 	struct stage_play p = {.act = *state};
 
-	close(open_uffd(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
-			UFFD_FEATURE_EVENT_REMAP));
+	close(open_uffd(EVENTS | p.act->feature));
 	p.mem = map_memory(NPAGES * PAGE, PAGE);
 	/* Kept until it is moved over, so that nothing else comes to lie there. */
 	p.to = map_memory(NPAGES * PAGE, PAGE);
