@@ -124,8 +124,8 @@ static int save_place(struct snap_job *job, const struct snap_place *p, struct p
 	for (uint64_t at = p->start; !ret && at < p->end;) {
 		long n = snap_track_next(job->async.uffd, &job->target, &at, p->end, piece->vec,
 					 REGIONS);
-		if (n < 0)
-			return (int)n;
+		if (n < 0 || snap_interrupted)
+			return n < 0 ? (int)n : -EINTR;
 		park("snapshot.protected");
 		piece->n = (size_t)n;
 		for (size_t i = 0; i < piece->n; i++) {
@@ -322,7 +322,7 @@ int snap_async_clear(struct snap_job *job)
 		while (k < a->nplaces && a->places[k].end <= from)
 			k++;
 		for (size_t i = k; !ret && i < a->nplaces && a->places[i].start < to; i++)
-			ret = clear(job, &a->places[i], from, to);
+			ret = snap_interrupted ? -EINTR : clear(job, &a->places[i], from, to);
 	} while (!ret && kept);
 	return ret;
 }

@@ -56,14 +56,36 @@ static int name_of(int pidfd, struct sockaddr_un *name, socklen_t *len)
 	return 0;
 }
 
-/* Anybody may take the name, or connect to it. */
-static bool is_trusted(int sock)
+/* Whose the process is; root's, if that isn't known. */
+static uid_t owner_of(int pidfd)
+{
+	char path[48], line[64];
+	struct stat st;
+	int pid = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	FILE *f = fopen(path, "re");
+	while (f && !pid && fgets(line, sizeof(line), f))
+		if (sscanf(line, "Pid:%d", &pid) != 1)
+			pid = 0;
+	if (f)
+		fclose(f);
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	return pid > 0 && !stat(path, &st) ? st.st_uid : 0;
+}
+
+/*
+ * Anybody may take the name, or connect to it. Root takes the word of the process's owner: that is
+ * about what is the owner's.
+ */
+static bool is_trusted(int sock, int pidfd)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
 	return !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) &&
-	       (peer.uid == 0 || peer.uid == geteuid());
+	       (peer.uid == 0 || peer.uid == geteuid() ||
+		(geteuid() == 0 && peer.uid == owner_of(pidfd)));
 }
 
 union control {
@@ -130,7 +152,7 @@ static int connect_to(int pidfd)
 		return -errno;
 	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-	if (!connect(sock, (struct sockaddr *)&name, len) && is_trusted(sock))
+	if (!connect(sock, (struct sockaddr *)&name, len) && is_trusted(sock, pidfd))
 		return sock;
 	close(sock);
 	return -ENOENT;
@@ -248,7 +270,7 @@ static bool serve(struct holder *k)
 
 	if (sock < 0)
 		return errno == EINTR || errno == ECONNABORTED || errno == EMFILE;
-	if (is_trusted(sock) && hear_while_alive(k, sock, &m) && !has_gone(sock))
+	if (is_trusted(sock, k->pidfd) && hear_while_alive(k, sock, &m) && !has_gone(sock))
 		go_on = m.what == REQUEST_USE ? lend(k, sock) : m.what != REQUEST_END;
 	if (!go_on) {
 		close(k->uffd);

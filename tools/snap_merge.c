@@ -165,6 +165,16 @@ static uint64_t end_of_hole(const struct snap_read *f, uint64_t at, uint64_t end
 	return page < at ? at : page > end ? end : page;
 }
 
+/* And how much from there lies in a row, before the next hole; @most at most. */
+static uint64_t length_of_data(const struct snap_read *f, uint64_t at, uint64_t most)
+{
+	off_t hole = lseek(f->fd, (off_t)at, SEEK_HOLE);
+	uint64_t len = hole > (off_t)at ? (uint64_t)hole - at : most;
+
+	len = (len + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
+	return len < most ? len : most;
+}
+
 static int go_on(void *arg, uint64_t written)
 {
 	(void)arg;
@@ -181,7 +191,7 @@ static int copy_piece(void *arg, const struct snap_piece *p)
 		return 0;
 	for (uint64_t at = 0, len; !ret && at < p->len; at += len) {
 		at = end_of_hole(p->file, p->at + at, p->at + p->len) - p->at;
-		len = p->len - at < PART ? p->len - at : PART;
+		len = length_of_data(p->file, p->at + at, p->len - at < PART ? p->len - at : PART);
 		ret = io_read(p->file->fd, p->at + at, m->buffer, len);
 		if (!ret)
 			ret = snap_core_write(&m->core, p->addr + at, m->buffer, len);

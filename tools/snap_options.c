@@ -91,7 +91,9 @@ static int read_option(struct snap_options *o, int letter, const char *word)
 	case 'r':
 		return read_bytes(optarg, &o->rate)
 			       ? 0
-			       : say_usage(ME, "--limit-rate %s: not a number of bytes", optarg);
+			       : say_usage(ME,
+					   "--limit-rate %s: not a number of bytes, such as 200M",
+					   optarg);
 	case 'm':
 		return read_bytes(optarg, &o->max_extra) && o->max_extra >= FERRY_SNAPSHOT_EXTRA_MIN
 			       ? 0

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -57,11 +58,22 @@ static int begin_first(struct snap_job *job, struct why *why)
 	return 0;
 }
 
+static bool is_one_file(const char *a, const char *b)
+{
+	struct stat x, y;
+	return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static int begin_next(struct snap_job *job, struct why *why)
 {
 	const struct snap_options *o = job->options;
 	struct snap_series *s = &job->series;
 	struct snap_ident base;
+
+	if (is_one_file(o->path, o->base))
+		return why_set(why, -EINVAL,
+			       "%s would take the place of its own base: give it another name",
+			       o->path);
 	int ret = read_ident(&base, o->base, why);
 
 	if (ret)

@@ -311,6 +311,9 @@ static int report(struct snap_job *job, int ret, const struct why *why)
 
 	if (ret) {
 		snap_print_failure(job->options, why);
+		if (job->options->base && job->series.state == SERIES_LOST)
+			say("process %d isn't tracked any more: make a full snapshot with --track",
+			    (int)job->options->pid);
 		return EXIT_FAILURE;
 	}
 	r->total_ns = (uint64_t)(clock_ns() - job->begin_ns);

@@ -15,6 +15,7 @@
 
 #include "tests/lib/forbid.h"
 #include "tests/lib/scene.h"
+#include "tests/lib/undo.h"
 
 /* ---- the command */
 
@@ -489,6 +490,34 @@ static void test_two_at_once(void **state)
 	target_end(&t);
 }
 
+/* What its owner tracks, root sees. */
+static void test_owner_tracks(void **state)
+{
+	struct stat device;
+	struct target t;
+
+	(void)state;
+	if (geteuid() || stat("/dev/userfaultfd", &device))
+		SKIP("only root can be another user, who needs /dev/userfaultfd");
+	char command[64];
+	snprintf(command, sizeof(command), "chmod %o /dev/userfaultfd", device.st_mode & 07777u);
+	int what = undo_later(command);
+	assert_int_equal(chmod("/dev/userfaultfd", 0666), 0);
+	unlink(core);
+	target_start(&t, be_nobody);
+	assert_int_equal(snapshot_with(&t, (struct command){.uid = 65534, .option = "--track"}), 0);
+	undo(what);
+	unlink(in_dir("merged"));
+	refused(ferry("--pid %d -o merged", (int)t.pid), "is tracked");
+	assert_done(ferry("--json --pid %d -o i1 --incremental core", (int)t.pid));
+	assert_done(ferry("--pid %d --untrack", (int)t.pid));
+	assert_done(ferry("--pid %d -o merged", (int)t.pid));
+	assert_false(is_tracked(t.pid));
+	assert_unharmed(&t);
+	target_end(&t);
+	remove_files();
+}
+
 /* When --untrack says so it is over, even if the holder doesn't get a CPU any more. */
 static void test_untracked(void **state)
 {
@@ -540,6 +569,7 @@ static void test_wrong_files(void **state)
 	assert_done(base(pid, ""));
 	refused(ferry("--pid %d -o merged", (int)pid), "is tracked");
 	refused(ferry("--pid %d -o merged --track", (int)pid), "is tracked");
+	refused(increment(other, "other", "other", ""), "take the place of its own base");
 	refused(increment(pid, "plain", "merged", ""), "no snapshot that was made with --track");
 	refused(increment(pid, "other", "merged", ""), "other is not the last snapshot of process");
 	refused(increment(other, "base", "merged", ""), "base is not the last snapshot of process");
@@ -606,16 +636,17 @@ static void test_torn(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_small_pages), TEST(test_huge_pages),
-		TEST(test_compressed),  TEST(test_under_load),
-		TEST(test_killed),      TEST(test_holder_killed),
-		TEST(test_interrupted), TEST(test_execs),
-		TEST(test_wrong_files), TEST(test_torn),
-		TEST(test_meanwhile),   TEST(test_guard),
-		TEST(test_left_out),    TEST(test_shared_memory),
-		TEST(test_two_at_once), TEST(test_merged_memory),
-		TEST(test_pinned),      TEST(test_untracked),
-		TEST(test_discarded),   TEST(test_merge_interrupted),
+		TEST(test_small_pages),  TEST(test_huge_pages),
+		TEST(test_compressed),   TEST(test_under_load),
+		TEST(test_killed),       TEST(test_holder_killed),
+		TEST(test_interrupted),  TEST(test_execs),
+		TEST(test_wrong_files),  TEST(test_torn),
+		TEST(test_meanwhile),    TEST(test_guard),
+		TEST(test_left_out),     TEST(test_shared_memory),
+		TEST(test_two_at_once),  TEST(test_merged_memory),
+		TEST(test_pinned),       TEST(test_untracked),
+		TEST(test_discarded),    TEST(test_merge_interrupted),
+		TEST(test_owner_tracks),
 	};
 
 	if (!subject_begin())
