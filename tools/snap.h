@@ -117,6 +117,7 @@ struct snap_threads {
 	char *xstates; /* of all of them */
 	int64_t since; /* when they were stopped; before that, in vain, for as long as: */
 	int64_t in_vain_ns;
+	int usual_nice; /* this command's, when nobody waits for it */
 };
 
 /**

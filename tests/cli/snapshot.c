@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -240,6 +241,34 @@ static void test_no_rights(void **state)
 	target_end(&t);
 }
 
+/* Nobody goes before it while the process waits for it, and it goes before nobody afterwards. */
+static void test_priority(void **state)
+{
+	const struct {
+		const char *park;
+		int nice;
+	} moments[] = {{"snapshot.stopped", -20},
+		       {"snapshot.running", getpriority(PRIO_PROCESS, 0)}};
+	struct target t;
+
+	(void)state;
+	if (geteuid())
+		SKIP("only root may raise a priority");
+	target_start(&t, NULL);
+	for (unsigned int i = 0; i < COUNT(moments); i++) {
+		struct command c = {.park = moments[i].park, .pid = t.pid};
+		char stat[48];
+		pid_t command = spawn(run_command, &c);
+		wait_stopped(command);
+		snprintf(stat, sizeof(stat), ") \\([^ ]* \\)\\{16\\}%d ", moments[i].nice);
+		assert_true(file_has(command, "stat", stat));
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), 0);
+	}
+	assert_unharmed(&t);
+	target_end(&t);
+}
+
 /* Two threads of which neither can be borrowed as it is, but which wait as if they could. */
 static volatile char dispatch =
 	1; /* calls from elsewhere than read_here() are given back as a SIGSYS */
@@ -382,6 +411,7 @@ int main(void)
 		TEST(test_dies),           TEST(test_bounded),     TEST(test_other_user),
 		TEST(test_not_allowed),    TEST(test_no_rights),   TEST(test_stopped),
 		TEST(test_seccomp_of_one), TEST(test_dispatches),  TEST(test_waits_for_events),
+		TEST(test_priority),
 	};
 
 	if (!subject_begin())
