@@ -132,19 +132,29 @@ static void print_way(const struct snap_result *r)
 	printf("rounds  ");
 	for (unsigned int i = 0; i < r->async->nrounds; i++)
 		printf(" %.1f", mib(r->async->rounds[i].bytes));
-	printf(" MiB; %.1f MiB were left; a first stop of %.1f ms\n", mib(r->changed),
-	       (double)r->first_stop_ns / 1e6);
+	printf(" MiB; %.1f MiB were left\n", mib(r->changed));
+}
+
+/* In their order; the file is of the one that comes always. */
+static void print_stops(const struct snap_result *r)
+{
+	printf("it stood still for ");
+	if (r->first_stop_ns)
+		printf("%.1f and ", (double)r->first_stop_ns / 1e6);
+	printf("%.1f", (double)r->stop_ns / 1e6);
+	if (r->track_stop_ns)
+		printf(" and %.1f", (double)r->track_stop_ns / 1e6);
+	printf(" ms\n");
 }
 
 static void print_text(const struct snap_options *options, const struct snap_result *r)
 {
-	printf("%s: process %d, %zu thread%s, %.1f MiB in %.0f ms; it stood still for %.1f ms\n",
-	       options->path, (int)options->pid, r->nthreads, r->nthreads == 1 ? "" : "s",
-	       mib(saved(r)), (double)r->total_ns / 1e6, (double)r->stop_ns / 1e6);
+	printf("%s: process %d, %zu thread%s, %.1f MiB in %.0f ms; ", options->path,
+	       (int)options->pid, r->nthreads, r->nthreads == 1 ? "" : "s", mib(saved(r)),
+	       (double)r->total_ns / 1e6);
+	print_stops(r);
 	if (r->way)
 		print_way(r);
-	if (r->track_stop_ns)
-		printf("tracking a second stop of %.1f ms\n", (double)r->track_stop_ns / 1e6);
 	if (options->base)
 		printf("changed  %.1f MiB; %.1f MiB are as in %s\n", mib(r->changed), mib(r->same),
 		       options->base);
@@ -156,7 +166,7 @@ static void print_text(const struct snap_options *options, const struct snap_res
 	       r->report.faults, mib(r->report.pooled), r->report.throttled);
 	printf("memory   at most %.1f MiB extra\n", mib(r->extra_peak));
 	if (r->live)
-		printf("live     %.1f MiB, not of the same moment: shared mappings and the like\n",
+		printf("live     %.1f MiB, not of the same moment: shared, or in the hands of a userfaultfd (--json lists it)\n",
 		       mib(r->live));
 }
 
