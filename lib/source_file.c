@@ -38,10 +38,9 @@ static int answer_file(struct ferry_source *src, const struct ferry_fault *fault
 {
 	struct file_source *f = (struct file_source *)src;
 
-	if (fault->kind != FERRY_FAULT_MISSING) {
-		answer->kind = FERRY_ANSWER_UNPROTECT;
-		return 0;
-	}
+	/* What is there already may have been written to since. */
+	if (fault->kind != FERRY_FAULT_MISSING)
+		return ferry_source_shared()->answer(src, fault, answer);
 	if (fault->offset > INT64_MAX - f->start - FERRY_PAGE)
 		return -ERANGE;
 	int ret = read_page(f, f->start + fault->offset);

@@ -16,10 +16,9 @@ static int answer_memory(struct ferry_source *src, const struct ferry_fault *fau
 {
 	struct memory_source *m = (struct memory_source *)src;
 
-	if (fault->kind != FERRY_FAULT_MISSING) {
-		answer->kind = FERRY_ANSWER_UNPROTECT;
-		return 0;
-	}
+	/* What is there already may have been written to since. */
+	if (fault->kind != FERRY_FAULT_MISSING)
+		return ferry_source_shared()->answer(src, fault, answer);
 	if (fault->offset > m->len || m->len - fault->offset < FERRY_PAGE)
 		return -ERANGE;
 	answer->kind = FERRY_ANSWER_COPY;

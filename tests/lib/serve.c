@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* See serve.h. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -44,10 +46,8 @@ static int answer_pattern(struct ferry_source *src, const struct ferry_fault *fa
 	struct pattern_source *p = (struct pattern_source *)src;
 
 	p->asked++;
-	if (fault->kind != FERRY_FAULT_MISSING) {
-		answer->kind = FERRY_ANSWER_UNPROTECT;
-		return 0;
-	}
+	if (fault->kind != FERRY_FAULT_MISSING)
+		return ferry_source_zero()->answer(src, fault, answer);
 	if (fault->offset / PAGE >= p->npages)
 		return -ERANGE;
 	answer->kind = FERRY_ANSWER_COPY;
@@ -143,6 +143,26 @@ void wait_readable(int uffd)
 	while (poll(&fd, 1, -1) < 0)
 		check_equal(errno, EINTR);
 	check_equal(fd.revents, POLLIN);
+}
+
+/* Without malloc(): a thread that forks holds its locks until its event is read. */
+void wait_pending(int uffd, unsigned int faults)
+{
+	char path[40], text[256];
+	unsigned int now;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", uffd);
+	do {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		check(fd >= 0);
+		ssize_t n = read(fd, text, sizeof(text) - 1);
+		check(n > 0);
+		close(fd);
+		text[n] = 0;
+		const char *at = strstr(text, "pending:");
+		check(at && sscanf(at, "pending: %u", &now) == 1);
+		sched_yield();
+	} while (now < faults);
 }
 
 void send_fd(int sock, int fd)

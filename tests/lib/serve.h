@@ -60,6 +60,8 @@ void adviser_join(struct adviser *a);
 
 /* Until a message can be read from @uffd. */
 void wait_readable(int uffd);
+/* Until so many faults, events aside, lie unread in @uffd, which is this process's own. */
+void wait_pending(int uffd, unsigned int faults);
 
 void send_fd(int sock, int fd);
 int receive_fd(int sock);

@@ -54,6 +54,7 @@ static void test_memory(void **state)
 		assert_ptr_equal(a.from, memory + i * PAGE);
 	}
 	assert_int_equal(ask(src, FERRY_FAULT_WP, 0, 0).kind, FERRY_ANSWER_UNPROTECT);
+	assert_int_equal(ask(src, FERRY_FAULT_MINOR, 0, 0).kind, FERRY_ANSWER_CONTINUE);
 	/* A page that isn't all there, one that isn't there, and sums that wrap around. */
 	ask(src, FERRY_FAULT_MISSING, 3 * PAGE, -ERANGE);
 	ask(src, FERRY_FAULT_MISSING, 4 * PAGE, -ERANGE);
@@ -90,6 +91,7 @@ static void test_file(void **state)
 		assert_int_equal(((const char *)a.from)[i], 0);
 	assert_int_equal(ask(src, FERRY_FAULT_MISSING, 2 * PAGE, 0).kind, FERRY_ANSWER_ZERO);
 	assert_int_equal(ask(src, FERRY_FAULT_WP, 0, 0).kind, FERRY_ANSWER_UNPROTECT);
+	assert_int_equal(ask(src, FERRY_FAULT_MINOR, 0, 0).kind, FERRY_ANSWER_CONTINUE);
 	ask(src, FERRY_FAULT_MISSING, (uint64_t)INT64_MAX / PAGE * PAGE, -ERANGE);
 	ask(src, FERRY_FAULT_MISSING, UINT64_MAX - PAGE + 1, -ERANGE);
 	/* The file stays the caller's; when it's gone, reading it fails and nothing is made up. */
