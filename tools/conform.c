@@ -66,7 +66,7 @@ static bool is_wrong(const struct cell *c)
 static bool is_news(const struct cell *c)
 {
 	if (c->expected)
-		return tried(c) && strcmp(c->expected, c->seen.verdict);
+		return tried(c) && strcmp(c->expected, c->seen.verdict) != 0;
 	return is_wrong(c);
 }
 
@@ -77,7 +77,7 @@ static bool defies_manual(const struct cell *c)
 
 	if (!c->manual || !strcmp(c->manual, "silent") || !tried(c))
 		return false;
-	return strncmp(c->manual, c->seen.verdict, len) ||
+	return strncmp(c->manual, c->seen.verdict, len) != 0 ||
 	       (c->seen.verdict[len] && c->seen.verdict[len] != ',');
 }
 
