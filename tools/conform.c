@@ -155,7 +155,7 @@ static void print_cell(const struct cell *c)
 {
 	printf("%-12s  %-31s %-27s manual: %-27s", conform_call_name(c->call), c->kind->name,
 	       c->seen.verdict, c->manual ? c->manual : "silent");
-	if (c->expected && strcmp(c->expected, c->seen.verdict))
+	if (c->expected && strcmp(c->expected, c->seen.verdict) != 0)
 		printf("  expected: %s", c->expected);
 	if (c->seen.why[0])
 		printf("  (%s)", c->seen.why);

@@ -67,21 +67,19 @@ static int load(char **text, const char *path, struct why *why)
 
 	if (fd < 0)
 		return fd;
-	*text = malloc(FILE_MAX + 1);
-	int len = *text ? read_all(fd, *text, FILE_MAX + 1, path, why)
-			: why_set(why, -ENOMEM, "%s: no memory to read it", path);
-	close(fd);
-	if (len < 0) {
-		free(*text);
-		return len;
+	*text = calloc(1, FILE_MAX + 1);
+	if (!*text) {
+		close(fd);
+		why_set(why, -ENOMEM, "%s: no memory to read it", path);
+		return -ENOMEM;
 	}
+	int len = read_all(fd, *text, FILE_MAX + 1, path, why);
+	close(fd);
 	for (int i = 0; i < len; i++)
 		if (((unsigned char)(*text)[i] < ' ' && !strchr("\t\n", (*text)[i])) ||
-		    !(*text)[i] || (*text)[i] == 0x7f) {
-			free(*text);
+		    !(*text)[i] || (*text)[i] == 0x7f)
 			return why_set(why, -EINVAL, "%s: not a text file", path);
-		}
-	return 0;
+	return len < 0 ? len : 0;
 }
 
 /* ---- its lines */
@@ -149,13 +147,14 @@ static int parse(struct trial_expected *e, const char *path, struct why *why)
 static int read_file(struct trial_expected **expected, const char *path, struct why *why)
 {
 	struct trial_expected *e = calloc(1, sizeof(*e));
-	int ret = e ? load(&e->text, path, why) : why_set(why, -ENOMEM, "no memory");
 
-	if (ret) {
-		free(e);
-		return ret;
+	if (!e) {
+		why_set(why, -ENOMEM, "no memory");
+		return -ENOMEM;
 	}
-	ret = parse(e, path, why);
+	int ret = load(&e->text, path, why);
+	if (!ret)
+		ret = parse(e, path, why);
 	if (ret)
 		trial_expected_free(e);
 	else
