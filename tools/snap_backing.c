@@ -98,13 +98,21 @@ static struct snap_backing *find(const struct snap_job *job, const struct snap_m
 }
 
 /* The lowest number is given out, so those above are free. */
-static bool is_enough(const struct snap_job *job)
+static bool is_scarce(int fd)
 {
-	int last = job->nbacking ? job->backing[job->nbacking - 1].fd : 0;
 	struct rlimit limit;
 
-	return job->nbacking == FILES_MOST || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
-	       (rlim_t)last + FDS_LEFT >= limit.rlim_cur;
+	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || (rlim_t)fd + FDS_LEFT >= limit.rlim_cur;
+}
+
+/* One that isn't kept open can't be read later, but it is known where it is. */
+static void keep_open(struct snap_backing *b)
+{
+	if (!b->asked && !is_scarce(b->fd))
+		return;
+	close(b->fd);
+	b->fd = -1;
+	b->asked = true;
 }
 
 void snap_backing_open(struct snap_job *job)
@@ -112,10 +120,14 @@ void snap_backing_open(struct snap_job *job)
 	/* By which is told that somebody wants to write to one of them, see has_writer(). */
 	signal(SIGIO, SIG_IGN);
 	job->backing = reallocarray(NULL, FILES_MOST, sizeof(*job->backing));
-	for (size_t i = 0; job->backing && i < job->flags.n && !is_enough(job); i++) {
+	for (size_t i = 0; job->backing && i < job->flags.n && job->nbacking < FILES_MOST; i++) {
 		const struct snap_map *m = &job->flags.v[i];
-		if (may_be_copied(&job->target, m) && !find(job, m))
-			job->nbacking += open_mapped(&job->backing[job->nbacking], &job->target, m);
+		struct snap_backing *b = &job->backing[job->nbacking];
+		if (!may_be_copied(&job->target, m) || find(job, m) ||
+		    !open_mapped(b, &job->target, m))
+			continue;
+		keep_open(b);
+		job->nbacking++;
 	}
 }
 
@@ -203,7 +215,8 @@ size_t snap_backing_read(const struct snap_backing *b, uint64_t offset, void *to
 void snap_backing_close(struct snap_job *job)
 {
 	for (size_t i = 0; i < job->nbacking; i++)
-		close(job->backing[i].fd);
+		if (job->backing[i].fd >= 0)
+			close(job->backing[i].fd);
 	free(job->backing);
 	free(job->unchanged);
 }
