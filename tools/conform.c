@@ -2,7 +2,6 @@
 /* pageferry conform: the table, and what in it is news. */
 #include <errno.h>
 #include <getopt.h>
-#include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -10,6 +9,7 @@
 
 #include "lib/module.h"
 #include "tools/conform.h"
+#include "tools/json_add.h"
 
 #define EXIT_DIFFERS 1
 #define LIMIT_MS     4000u  /* of a trial */
@@ -202,29 +202,19 @@ static void print_text(const struct table *t)
 
 /* ---- JSON */
 
-static void add_text(struct json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, text ? json_object_new_string(text) : NULL);
-}
-
-static void add_flag(struct json_object *o, const char *key, bool flag)
-{
-	json_object_object_add(o, key, json_object_new_boolean(flag));
-}
-
 static struct json_object *json_cell(const struct cell *c)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(o, "memory", c->kind->name);
-	add_text(o, "call", conform_call_name(c->call));
-	add_text(o, "seen", tried(c) ? c->seen.verdict : NULL);
-	add_text(o, "manual", c->manual ? c->manual : "silent");
-	add_text(o, "expected", c->expected);
-	add_text(o, "why", c->seen.why[0] ? c->seen.why : NULL);
-	add_flag(o, "differs_from_manual", defies_manual(c));
-	add_flag(o, "differs_from_expected", is_news(c));
-	add_flag(o, "needs_root", c->kind->root);
+	json_add_text(o, "memory", c->kind->name);
+	json_add_text(o, "call", conform_call_name(c->call));
+	json_add_text(o, "seen", tried(c) ? c->seen.verdict : NULL);
+	json_add_text(o, "manual", c->manual ? c->manual : "silent");
+	json_add_text(o, "expected", c->expected);
+	json_add_text(o, "why", c->seen.why[0] ? c->seen.why : NULL);
+	json_add_flag(o, "differs_from_manual", defies_manual(c));
+	json_add_flag(o, "differs_from_expected", is_news(c));
+	json_add_flag(o, "needs_root", c->kind->root);
 	return o;
 }
 
@@ -246,21 +236,15 @@ static struct json_object *json_cells(const struct table *t)
 
 static void print_json(const struct table *t)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o = json_findings(t->kernel.release);
 
-	add_text(o, "version", PAGEFERRY_VERSION);
-	add_text(o, "kernel", t->kernel.release);
-	add_text(o, "way", t->options.by_module ? "module" : "kernel");
-	json_object_object_add(o, "user", json_object_new_int64(geteuid()));
-	add_flag(o, "expectation", t->expected);
-	json_object_object_add(o, "not_tried", json_object_new_int64(count(t, not_tried)));
-	json_object_object_add(o, "differ_from_manual",
-			       json_object_new_int64(count(t, defies_manual)));
-	json_object_object_add(o, "differ_from_expected", json_object_new_int64(count(t, is_news)));
+	json_add_text(o, "way", t->options.by_module ? "module" : "kernel");
+	json_add_flag(o, "expectation", t->expected);
+	json_add_int(o, "not_tried", count(t, not_tried));
+	json_add_int(o, "differ_from_manual", count(t, defies_manual));
+	json_add_int(o, "differ_from_expected", count(t, is_news));
 	json_object_object_add(o, "cells", json_cells(t));
-	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
-						       JSON_C_TO_STRING_NOSLASHESCAPE));
-	json_object_put(o);
+	json_print(o);
 }
 
 /* ---- the command */

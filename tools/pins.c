@@ -2,12 +2,12 @@
 /* pageferry pins: the table of what a pin keeps, found by trying each cell, see pins.h. */
 #include <errno.h>
 #include <getopt.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "tools/json_add.h"
 #include "tools/pins.h"
 
 #define COMMAND      "pageferry pins"
@@ -250,21 +250,16 @@ static void print_text(const struct table *t)
 
 /* ---- JSON */
 
-static void add_text(struct json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, text ? json_object_new_string(text) : NULL);
-}
-
 static struct json_object *json_cell(const struct cell *c)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(o, "operation", c->operation->name);
-	add_text(o, "pin", c->kind->name);
-	add_text(o, "seen", not_tried(c) ? NULL : c->found.verdict);
-	add_text(o, "expected", c->expected);
-	add_text(o, "why", c->found.why[0] ? c->found.why : NULL);
-	json_object_object_add(o, "differs_from_expected", json_object_new_boolean(differs(c)));
+	json_add_text(o, "operation", c->operation->name);
+	json_add_text(o, "pin", c->kind->name);
+	json_add_text(o, "seen", not_tried(c) ? NULL : c->found.verdict);
+	json_add_text(o, "expected", c->expected);
+	json_add_text(o, "why", c->found.why[0] ? c->found.why : NULL);
+	json_add_flag(o, "differs_from_expected", differs(c));
 	return o;
 }
 
@@ -278,20 +273,15 @@ static void add_cells(struct json_object *cells, const struct table *t,
 
 static void print_json(const struct table *t)
 {
-	struct json_object *o = json_object_new_object(), *cells = json_object_new_array();
+	struct json_object *o = json_findings(t->kernel.release), *cells = json_object_new_array();
 
-	add_text(o, "version", PAGEFERRY_VERSION);
-	add_text(o, "kernel", t->kernel.release);
-	json_object_object_add(o, "user", json_object_new_int64(geteuid()));
-	json_object_object_add(o, "expectation", json_object_new_boolean(t->expected != NULL));
-	json_object_object_add(o, "not_tried", json_object_new_int64(count(t, not_tried)));
-	json_object_object_add(o, "differ_from_expected", json_object_new_int64(count(t, differs)));
+	json_add_flag(o, "expectation", t->expected);
+	json_add_int(o, "not_tried", count(t, not_tried));
+	json_add_int(o, "differ_from_expected", count(t, differs));
 	add_cells(cells, t, differs);
 	add_cells(cells, t, as_expected);
 	json_object_object_add(o, "cells", cells);
-	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
-						       JSON_C_TO_STRING_NOSLASHESCAPE));
-	json_object_put(o);
+	json_print(o);
 }
 
 /* ---- the command */

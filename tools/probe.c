@@ -3,12 +3,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "tools/json_add.h"
 #include "tools/probe.h"
 #include "tools/tool.h"
 
@@ -52,11 +52,6 @@ static void print_text(const struct findings *f, const struct utsname *kernel)
 	print_all(f->verdicts, PROBE_VERDICTS, "");
 }
 
-static struct json_object *json_text(const char *text)
-{
-	return text ? json_object_new_string(text) : NULL;
-}
-
 static struct json_object *json_hex(uint64_t bits)
 {
 	char text[32];
@@ -69,12 +64,12 @@ static struct json_object *json_finding(const struct finding *f)
 {
 	struct json_object *o = json_object_new_object();
 
-	json_object_object_add(o, "ok", json_object_new_boolean(!f->error));
-	json_object_object_add(o, "errno", json_text(f->error ? error_name(f->error) : NULL));
-	json_object_object_add(o, "why", json_text(f->reason.why));
-	json_object_object_add(o, "fix", json_text(f->reason.fix));
+	json_add_flag(o, "ok", !f->error);
+	json_add_text(o, "errno", f->error ? error_name(f->error) : NULL);
+	json_add_text(o, "why", f->reason.why);
+	json_add_text(o, "fix", f->reason.fix);
 	if (f->detail_key)
-		json_object_object_add(o, f->detail_key, json_text(f->detail));
+		json_add_text(o, f->detail_key, f->detail);
 	return o;
 }
 
@@ -95,11 +90,8 @@ static void json_add_object(struct json_object *o, const char *key, const struct
 
 static void print_json(const struct findings *f, const struct utsname *kernel)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o = json_findings(kernel->release);
 
-	json_object_object_add(o, "version", json_object_new_string(PAGEFERRY_VERSION));
-	json_object_object_add(o, "kernel", json_object_new_string(kernel->release));
-	json_object_object_add(o, "user", json_object_new_int64(geteuid()));
 	json_add_all(o, &f->uffd, 1);
 	json_add_object(o, "doors", f->doors, PROBE_DOORS);
 	json_object_object_add(o, "feature_bits", json_hex(f->caps.features));
@@ -108,9 +100,7 @@ static void print_json(const struct findings *f, const struct utsname *kernel)
 	json_add_object(o, "features", f->bits, PROBE_BITS);
 	json_add_all(o, f->checks, PROBE_CHECKS);
 	json_add_object(o, "verdict", f->verdicts, PROBE_VERDICTS);
-	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
-						       JSON_C_TO_STRING_NOSLASHESCAPE));
-	json_object_put(o);
+	json_print(o);
 }
 
 static const char help[] =

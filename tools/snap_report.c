@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 /* How a snapshot went, for people and for programs. */
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <unistd.h>
 
+#include "tools/json_add.h"
 #include "tools/snap.h"
 
 #define PRETTY (JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE)
 
 static void add_int(struct json_object *o, const char *key, uint64_t value)
 {
-	json_object_object_add(o, key, json_object_new_int64((int64_t)value));
+	json_add_int(o, key, (int64_t)value);
 }
 
 static void add_ms(struct json_object *o, const char *key, uint64_t ns)
@@ -20,11 +20,6 @@ static void add_ms(struct json_object *o, const char *key, uint64_t ns)
 
 	snprintf(text, sizeof(text), "%.3f", (double)ns / 1e6);
 	json_object_object_add(o, key, json_object_new_double_s((double)ns / 1e6, text));
-}
-
-static void add_string(struct json_object *o, const char *key, const char *value)
-{
-	json_object_object_add(o, key, json_object_new_string(value));
 }
 
 static struct json_object *live_to_json(const struct snap_maps *maps)
@@ -38,10 +33,10 @@ static struct json_object *live_to_json(const struct snap_maps *maps)
 			continue;
 		struct json_object *o = json_object_new_object();
 		snprintf(hex, sizeof(hex), "0x%" PRIx64, m->start);
-		add_string(o, "start", hex);
+		json_add_text(o, "start", hex);
 		add_int(o, "bytes", m->end - m->start);
-		add_string(o, "name", m->name);
-		add_string(o, "why", m->why);
+		json_add_text(o, "name", m->name);
+		json_add_text(o, "why", m->why);
 		json_object_array_add(list, o);
 	}
 	return list;
@@ -64,8 +59,8 @@ static void add_way(struct json_object *o, const struct snap_result *r)
 {
 	if (!r->way)
 		return;
-	add_string(o, "way", r->way);
-	add_string(o, "way_reason", r->way_reason);
+	json_add_text(o, "way", r->way);
+	json_add_text(o, "way_reason", r->way_reason);
 	if (!r->async)
 		return;
 	add_ms(o, "first_stop_ms", r->first_stop_ns);
@@ -77,9 +72,9 @@ static struct json_object *to_json(const struct snap_options *options, const str
 {
 	struct json_object *o = json_object_new_object();
 
-	add_string(o, "result", r->report.lost ? "incomplete" : "complete");
+	json_add_text(o, "result", r->report.lost ? "incomplete" : "complete");
 	add_int(o, "pid", (uint64_t)options->pid);
-	add_string(o, "file", options->path);
+	json_add_text(o, "file", options->path);
 	add_ms(o, "stop_ms", r->stop_ns);
 	add_ms(o, "arm_ms", r->report.arm_ns);
 	add_ms(o, "total_ms", r->total_ns);
@@ -182,9 +177,9 @@ void snap_print_failure(const struct snap_options *options, const struct why *wh
 {
 	if (options->json) {
 		struct json_object *o = json_object_new_object();
-		add_string(o, "result", "failed");
+		json_add_text(o, "result", "failed");
 		add_int(o, "pid", (uint64_t)options->pid);
-		add_string(o, "error", why->text);
+		json_add_text(o, "error", why->text);
 		print_json(o);
 	}
 	say("%s", why->text);
