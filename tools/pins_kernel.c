@@ -117,15 +117,19 @@ int begin_collapse(struct scene *s)
 {
 	for (size_t at = 0; at < AREA; at += FERRY_PAGE)
 		*(volatile uint8_t *)(s->area + at) |= 0;
-	return madvise(s->area, AREA, MADV_HUGEPAGE) ? scene_note(s, -errno, "MADV_HUGEPAGE") : 0;
+	return 0;
 }
 
+/* Huge pages are allowed only now, since that wakes khugepaged, which may be quicker: it must find
+ * the pin. */
 int act_collapse(struct scene *s)
 {
 	uint64_t before = page_number(s->page);
 	unsigned int tries = TRIES;
-	int ret;
+	int ret = madvise(s->area, AREA, MADV_HUGEPAGE) ? -errno : 0;
 
+	if (ret)
+		return ret;
 	/* A page that somebody holds for a moment only is no answer. */
 	do
 		ret = madvise(s->area, AREA, MADV_COLLAPSE) ? -errno : 0;
