@@ -94,13 +94,6 @@ char *conform_place(size_t len);
 
 void conform_fill(char *page, enum conform_page what, unsigned int i);
 
-/** As pagemap has it: bits of its entry. */
-#define PAGEMAP_PRESENT   (1ull << 63)
-#define PAGEMAP_SWAPPED   (1ull << 62)
-#define PAGEMAP_UFFD_WP   (1ull << 57)
-#define PAGEMAP_EXCLUSIVE (1ull << 56)
-uint64_t conform_pagemap(pid_t owner, const char *page);
-
 /** Is each of these pages part of a huge page; is it the zero page? False if the kernel doesn't
  * tell. */
 bool conform_is_huge(pid_t owner, const char *addr, unsigned int npages);

@@ -17,6 +17,7 @@
 #include "include/linux/pageferry.h"
 #include "lib/module.h"
 #include "tools/conform.h"
+#include "tools/pagemap.h"
 
 #define FEATURES                                                                                   \
 	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_HUGETLBFS |                         \
@@ -338,7 +339,7 @@ static bool contents_right(struct conform_scene *s, unsigned int done)
 static bool protection_right(struct conform_scene *s, bool ok)
 {
 	for (unsigned int i = 0; s->call == CONFORM_WRITEPROTECT && i < s->npages; i++) {
-		uint64_t entry = conform_pagemap(s->memory.owner, s->memory.addr + i * FERRY_PAGE);
+		uint64_t entry = pagemap_entry(s->memory.owner, s->memory.addr + i * FERRY_PAGE);
 		bool want = ok && s->memory.holds[i] != PAGE_HOLE;
 		bool is_so = entry & PAGEMAP_UFFD_WP;
 

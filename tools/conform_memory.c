@@ -22,6 +22,7 @@
 
 #include "lib/clock.h"
 #include "tools/conform.h"
+#include "tools/pagemap.h"
 
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21
@@ -207,20 +208,17 @@ static void make_pinned(struct conform_scene *s)
 
 static uint64_t page_flags(struct conform_scene *s, const char *page)
 {
-	uint64_t frame = conform_pagemap(0, page) & ((1ull << 55) - 1), flags;
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t flags;
 
-	if (fd < 0 ||
-	    pread(fd, &flags, sizeof(flags), (off_t)(frame * sizeof(flags))) != sizeof(flags))
+	if (pagemap_flags(pagemap_entry(0, page) & PAGEMAP_NUMBER, &flags))
 		conform_not_here(s, "needs root: /proc/kpageflags tells which page is KSM's");
-	close(fd);
 	return flags;
 }
 
 /* Linux 6.12 gives each anonymous page KSM's flag; only one that is merged is mapped twice. */
 static bool is_merged(struct conform_scene *s, const char *page)
 {
-	return !(conform_pagemap(0, page) & PAGEMAP_EXCLUSIVE) && (page_flags(s, page) & KPF_KSM);
+	return !(pagemap_entry(0, page) & PAGEMAP_EXCLUSIVE) && (page_flags(s, page) & KPF_KSM);
 }
 
 static void make_merged(struct conform_scene *s)
@@ -257,7 +255,7 @@ static void make_shared(struct conform_scene *s)
 {
 	make_full(s);
 	share(s);
-	if (conform_pagemap(0, middle(s)) & PAGEMAP_EXCLUSIVE)
+	if (pagemap_entry(0, middle(s)) & PAGEMAP_EXCLUSIVE)
 		conform_not_here(s, "pagemap doesn't say that the page is shared");
 }
 
@@ -267,7 +265,7 @@ static void make_shared_before(struct conform_scene *s)
 	pid_t pid = share(s);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	if (!(conform_pagemap(0, middle(s)) & PAGEMAP_EXCLUSIVE))
+	if (!(pagemap_entry(0, middle(s)) & PAGEMAP_EXCLUSIVE))
 		conform_not_here(s,
 				 "pagemap doesn't say that the page is this process's alone again");
 }
@@ -284,7 +282,7 @@ static bool is_cached(const char *page)
 /* A page of shmem that was swapped out leaves nothing in the page tables. */
 static bool is_out(const struct conform_scene *s, const char *page)
 {
-	return (s->call == CONFORM_CONTINUE || (conform_pagemap(0, page) & PAGEMAP_SWAPPED)) &&
+	return (s->call == CONFORM_CONTINUE || (pagemap_entry(0, page) & PAGEMAP_SWAPPED)) &&
 	       !is_cached(page);
 }
 
@@ -322,7 +320,7 @@ static void make_swap_cached(struct conform_scene *s)
 			conform_not_here(s, "nothing was read back in 8 s");
 		poll(NULL, 0, 5);
 	}
-	if (s->call != CONFORM_CONTINUE && !(conform_pagemap(0, page) & PAGEMAP_SWAPPED))
+	if (s->call != CONFORM_CONTINUE && !(pagemap_entry(0, page) & PAGEMAP_SWAPPED))
 		conform_not_here(s, "it was mapped again at once");
 }
 

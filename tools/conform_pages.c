@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* pageferry conform: what pages hold, and what the kernel says of them. */
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -10,6 +8,7 @@
 
 #include "lib/scan.h"
 #include "tools/conform.h"
+#include "tools/pagemap.h"
 
 char *conform_place(size_t len)
 {
@@ -36,34 +35,12 @@ void conform_fill(char *page, enum conform_page what, unsigned int i)
 		words[at] = word(what, i, at);
 }
 
-static int open_pagemap(pid_t owner)
-{
-	char path[40] = "/proc/self/pagemap";
-
-	if (owner)
-		snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)owner);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
-uint64_t conform_pagemap(pid_t owner, const char *page)
-{
-	int fd = open_pagemap(owner);
-	uint64_t entry = 0;
-
-	if (fd < 0 || pread(fd, &entry, sizeof(entry),
-			    (off_t)((uintptr_t)page / FERRY_PAGE * sizeof(entry))) != sizeof(entry))
-		entry = 0;
-	if (fd >= 0)
-		close(fd);
-	return entry;
-}
-
 static bool all_are(pid_t owner, const char *addr, unsigned int npages, uint64_t category)
 {
 	const struct pm_scan_arg what = {.category_mask = category, .return_mask = category};
 	uint64_t start = (uintptr_t)addr, end = start + npages * FERRY_PAGE, walk_end;
 	struct page_region region;
-	int fd = open_pagemap(owner);
+	int fd = pagemap_open(owner);
 
 	if (fd < 0)
 		return false;
@@ -123,7 +100,7 @@ enum conform_page conform_look(const struct conform_range *range, unsigned int i
 	char *page = range->addr + i * FERRY_PAGE;
 	uint64_t copy[FERRY_PAGE / 8], want[FERRY_PAGE / 8];
 
-	if (!(conform_pagemap(range->owner, page) & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
+	if (!(pagemap_entry(range->owner, page) & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
 		return PAGE_HOLE;
 	if (!read_page((char *)copy, range, page))
 		return PAGE_POISONED;

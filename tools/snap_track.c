@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /* What has changed since the last snapshot, see snap_track.h. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "lib/scan.h"
 #include "lib/uffd.h"
+#include "tools/pagemap.h"
 #include "tools/snap.h"
 
 /*
@@ -26,19 +26,12 @@ int snap_track_prepare(int uffd)
 
 /* ---- what the kernel tells */
 
-#define PAGEMAP_WP (1ull << 57)
-
+/* Or it isn't known. */
 static bool looks_protected(const char *page)
 {
-	uint64_t entry = PAGEMAP_WP;
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	off_t at = (off_t)((uintptr_t)page / FERRY_PAGE * sizeof(entry));
+	uint64_t entry;
 
-	if (fd >= 0 && pread(fd, &entry, sizeof(entry), at) != sizeof(entry))
-		entry = PAGEMAP_WP;
-	if (fd >= 0)
-		close(fd);
-	return entry & PAGEMAP_WP;
+	return pagemap_read(0, page, 1, &entry) || (entry & PAGEMAP_UFFD_WP);
 }
 
 static bool try_to_move(int uffd, char *mem)
@@ -61,7 +54,7 @@ static const struct pm_scan_arg written = {
 
 static bool try_a_hole(uint64_t addr)
 {
-	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	int pagemap = pagemap_open(0);
 	struct page_region all = {0};
 	uint64_t walk_end;
 	long n = scan_call(pagemap, &written, addr, addr + FERRY_HUGE, &all, 1, &walk_end);
