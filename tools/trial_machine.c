@@ -23,6 +23,7 @@
 
 #include "lib/uffd.h"
 #include "tools/proc.h"
+#include "tools/setting.h"
 #include "tools/snap_io.h"
 #include "tools/trial.h"
 #include "tools/trial_machine.h"
@@ -68,21 +69,6 @@ void trial_group_ends(void)
 
 /* ---- settings */
 
-static int setting_read(const char *path, char *value, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, value, size - 1);
-	int ret = n < 0 ? -errno : 0;
-
-	if (fd >= 0)
-		close(fd);
-	if (ret)
-		return ret;
-	value[n] = '\0';
-	value[strcspn(value, "\n")] = '\0';
-	return 0;
-}
-
 static int write_and_close(int fd, const char *value)
 {
 	int ret = write(fd, value, strlen(value)) < 0 ? -errno : 0;
@@ -96,17 +82,6 @@ static int setting_write(const char *path, const char *value)
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	return fd < 0 ? -errno : write_and_close(fd, value);
-}
-
-/* "always [madvise] never" is "madvise". */
-static void keep_chosen(char *value)
-{
-	char *begin = strchr(value, '['), *end = begin ? strchr(begin, ']') : NULL;
-
-	if (!end)
-		return;
-	*end = '\0';
-	memmove(value, begin + 1, (size_t)(end - begin));
 }
 
 /* The next change is filled in by the caller, and counts from change_begins() on. */
@@ -132,7 +107,7 @@ int trial_setting(const char *path, const char *value)
 
 	if (ret)
 		return ret;
-	keep_chosen(c->before);
+	setting_keep_chosen(c->before);
 	if (!strcmp(c->before, value))
 		return 0;
 	/* What can't be changed needn't be put back. */
