@@ -118,8 +118,12 @@ agrees()
 
 agrees kernel "$(known conform)"
 ok "all calls are tried" json '@{$o->{cells}} > 100 && $o->{way} eq "kernel"'
+# In a guest there is all that it takes.
+in_guest=no most=24
+! grep -q pf.program= /proc/cmdline || in_guest=yes most=0
+export most
 if [ "$(id -u)" -eq 0 ]; then
-	ok "nearly all is tried" json '$o->{not_tried} <= 24'
+	ok "nearly all is tried" json '$o->{not_tried} <= $ENV{most}'
 fi
 if [ -e /dev/pageferry ]; then
 	agrees module "$(known conform-module)"
@@ -129,6 +133,9 @@ else
 	skip "by the module" "it isn't loaded: tests/guest/conform.sh has it"
 fi
 ok "nothing is left behind" settings_are_back
+
+# The rest is the same on every kernel, and takes its time on an emulated one.
+[ $in_guest = no ] || { plan; exit; }
 
 # Run from the folder that it was built in, it finds the files of its source.
 known=$(known conform)
