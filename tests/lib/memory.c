@@ -165,6 +165,15 @@ bool smaps_flag(const void *addr, size_t len, const char *flag)
 	return smaps(addr, len, spaced).flag;
 }
 
+static void read_pagemap(int fd, uintptr_t page, size_t n, uint64_t *entries)
+{
+	size_t len = n * sizeof(*entries);
+	off_t at = (off_t)(page / PAGE * sizeof(*entries));
+
+	if (pread(fd, entries, len, at) != (ssize_t)len)
+		check_failed(__FILE__, __LINE__, "read pagemap", errno);
+}
+
 size_t pages_present(const void *start, size_t npages)
 {
 	uint64_t entry[512];
@@ -173,14 +182,22 @@ size_t pages_present(const void *start, size_t npages)
 
 	for (size_t i = 0; i < npages; i += COUNT(entry)) {
 		size_t n = npages - i < COUNT(entry) ? npages - i : COUNT(entry);
-		off_t at = (off_t)(((uintptr_t)start / PAGE + i) * sizeof(entry[0]));
-		if (pread(fd, entry, n * sizeof(entry[0]), at) != (ssize_t)(n * sizeof(entry[0])))
-			check_failed(__FILE__, __LINE__, "read pagemap", errno);
+		read_pagemap(fd, (uintptr_t)start + i * PAGE, n, entry);
 		for (size_t j = 0; j < n; j++)
 			present += entry[j] >> 62 != 0;
 	}
 	close(fd);
 	return present;
+}
+
+bool page_protected(const void *page)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry;
+
+	read_pagemap(fd, (uintptr_t)page, 1, &entry);
+	close(fd);
+	return entry >> 57 & 1;
 }
 
 bool page_present(const void *page)

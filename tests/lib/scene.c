@@ -122,32 +122,23 @@ static bool take_over(struct scene *s, size_t len, uint64_t features)
 	       !uffd_writeprotect(uffd, (uintptr_t)at, len, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
-static bool is_protected(const char *page)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	check_equal(pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * 8)), 8);
-	close(fd);
-	return entry >> 57 & 1;
-}
-
-static void act(struct scene *s, uint32_t step)
+/* What one test or another asks for. */
+static void act_by_name(struct scene *s, uint32_t step)
 {
 	switch (step) {
 	case SCENE_PROTECT:
 		s->written = take_over(s, PAGE, 0);
 		break;
 	case SCENE_IS_PROTECTED:
-		s->written = is_protected(scene_part(s, 0));
+		s->written = page_protected(scene_part(s, 0));
 		break;
 	case SCENE_TRACK:
 		s->written = take_over(s, PART_LEN, UFFD_FEATURE_WP_ASYNC);
 		scene_part(s, 0)[PAGE] = 7;
 		break;
 	case SCENE_IS_TRACKED:
-		s->written = is_protected(scene_part(s, 0)) &&
-			     !is_protected(scene_part(s, 0) + PAGE);
+		s->written = page_protected(scene_part(s, 0)) &&
+			     !page_protected(scene_part(s, 0) + PAGE);
 		break;
 	case SCENE_GUARD:
 		s->written = !madvise(scene_part(s, 0), PAGE, MADV_GUARD_INSTALL);
@@ -171,6 +162,19 @@ static void act(struct scene *s, uint32_t step)
 	case SCENE_DISCARD:
 		check_equal(madvise(s->mem + 8 * BLOCK, BLOCK, MADV_DONTNEED), 0);
 		break;
+	case SCENE_ZERO:
+		memset(scene_part(s, 0), 0, PART_LEN / 2);
+		break;
+	case SCENE_GROW:
+		grow();
+		break;
+	}
+}
+
+/* What a program does all the time: done one after the other. */
+static void act_in_turn(struct scene *s, uint32_t step)
+{
+	switch (step) {
 	case 1: /* write, here and there */
 		for (size_t i = 0; i < PART_LEN; i += 16 * PAGE)
 			scene_part(s, 0)[i + i / 16 % PAGE] ^= 1;
@@ -213,12 +217,6 @@ static void act(struct scene *s, uint32_t step)
 		fill(scene_part(s, 5) + 2 * PAGE, 3 * PART_LEN - 2 * PAGE, 99);
 		fill(scene_part(s, 4), PART_LEN, 98);
 		break;
-	case SCENE_ZERO:
-		memset(scene_part(s, 0), 0, PART_LEN / 2);
-		break;
-	case SCENE_GROW:
-		grow();
-		break;
 	}
 }
 
@@ -238,7 +236,8 @@ __attribute__((noreturn)) static int run_scene(void *arg)
 	for (;;) {
 		uint32_t step = s->step;
 		if (step && s->done != step) {
-			act(s, step);
+			act_by_name(s, step);
+			act_in_turn(s, step);
 			s->done = step;
 		} else {
 			usleep(1000);

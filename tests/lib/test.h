@@ -96,6 +96,8 @@ bool smaps_flag(const void *addr, size_t len, const char *flag);
 bool page_present(const void *page);
 /* How many are mapped or swapped out. */
 size_t pages_present(const void *start, size_t npages);
+/* By a userfaultfd. */
+bool page_protected(const void *page);
 /* Ask for huge pages and touch them; false: none given. */
 bool make_huge(void *addr, size_t len);
 
