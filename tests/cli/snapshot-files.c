@@ -107,9 +107,7 @@ static void test_interrupted(void **state)
 	c = (struct command){.option = "--compress", .park = "snapshot.order", .pid = t.pid};
 	pid = spawn(run_command, &c);
 	wait_stopped(pid);
-	kill(pid, SIGINT);
-	kill(pid, SIGCONT);
-	assert_int_equal(wait_exit(pid), 128 + SIGINT);
+	assert_int_equal(interrupt(pid), 128 + SIGINT);
 	assert_true(nothing_left());
 	assert_unharmed(&t);
 	target_end(&t);
@@ -211,9 +209,7 @@ static void test_no_tmpfile(void **state)
 	pid_t pid = spawn(run_command, &c);
 	wait_stopped(pid);
 	assert_false(is_empty());
-	kill(pid, SIGINT);
-	kill(pid, SIGCONT);
-	assert_int_equal(wait_exit(pid), 128 + SIGINT);
+	assert_int_equal(interrupt(pid), 128 + SIGINT);
 	assert_true(is_empty());
 	assert_unharmed(&t);
 	target_end(&t);

@@ -408,9 +408,7 @@ static void test_interrupted(void **state)
 				    .pid = pid};
 		pid_t command = spawn(run_command, &c);
 		wait_stopped(command);
-		kill(command, SIGINT);
-		kill(command, SIGCONT);
-		assert_int_equal(wait_exit(command), 128 + SIGINT);
+		assert_int_equal(interrupt(command), 128 + SIGINT);
 		assert_int_not_equal(access(core, F_OK), 0);
 		scene_act(s, i + 3);
 	}
@@ -426,10 +424,8 @@ static void test_interrupted(void **state)
 
 static int run_merge(void *arg)
 {
-	const char *build = getenv("B");
-	char path[256];
+	const char *path = parked_pageferry();
 
-	snprintf(path, sizeof(path), "%s/park/pageferry", build ? build : "build");
 	setenv("PAGEFERRY_PARK", arg, 1);
 	/* So that something could be left. */
 	check_equal(forbid_tmpfile(), 0);
@@ -452,9 +448,7 @@ static void test_merge_interrupted(void **state)
 		pid_t command = spawn(run_merge, moments[i]);
 		wait_stopped(command);
 		assert_false(nothing_left());
-		kill(command, SIGINT);
-		kill(command, SIGCONT);
-		assert_int_equal(wait_exit(command), i ? 0 : 128 + SIGINT);
+		assert_int_equal(interrupt(command), i ? 0 : 128 + SIGINT);
 		assert_int_equal(nothing_left(), i == 0);
 	}
 	assert_done(ferry("--pid %d --untrack", (int)pid));

@@ -465,9 +465,8 @@ static void test_filter(void **state)
 	assert_done(snapshot_with(&t, (struct command){.option = "--incremental", .value = base}));
 	assert_true(said(report, "changed_bytes\": 0"));
 	char untrack[128];
-	const char *build = getenv("B");
-	snprintf(untrack, sizeof(untrack), "%s/park/pageferry snapshot --pid %d --untrack",
-		 build ? build : "build", (int)t.pid);
+	snprintf(untrack, sizeof(untrack), "%s snapshot --pid %d --untrack", parked_pageferry(),
+		 (int)t.pid);
 	assert_int_equal(system(untrack), 0); /* NOLINT(cert-env33-c) */
 	assert_unharmed(&t);
 	target_end(&t);

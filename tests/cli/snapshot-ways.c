@@ -369,9 +369,7 @@ static void test_interrupted(void **state)
 	target_start(&t, be_slow);
 	for (unsigned int i = 0; i < COUNT(steps); i++) {
 		pid_t command = start_at(&t, steps[i]);
-		kill(command, SIGINT);
-		kill(command, SIGCONT);
-		assert_int_equal(wait_exit(command), 128 + SIGINT);
+		assert_int_equal(interrupt(command), 128 + SIGINT);
 		assert_true(said(errors, "^pageferry: interrupted"));
 		assert_true(nothing_left());
 		assert_unharmed(&t);

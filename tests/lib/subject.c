@@ -270,15 +270,30 @@ static bool is_in_series(const struct command *c)
 	return c->option && (!strcmp(c->option, "--track") || !strcmp(c->option, "--incremental"));
 }
 
+const char *parked_pageferry(void)
+{
+	static char path[256];
+	const char *build = getenv("B");
+
+	snprintf(path, sizeof(path), "%s/park/pageferry", build ? build : "build");
+	return path;
+}
+
+int interrupt(pid_t command)
+{
+	kill(command, SIGINT);
+	kill(command, SIGCONT);
+	return wait_exit(command);
+}
+
 int run_command(void *arg)
 {
 	const struct command *c = arg;
-	const char *build = getenv("B");
-	char path[256], pid[16];
+	const char *path = parked_pageferry();
+	char pid[16];
 	const char *args[16] = {path, "snapshot", "--json", "--pid", pid, "-o", core};
 	unsigned int n = 7;
 
-	snprintf(path, sizeof(path), "%s/park/pageferry", build ? build : "build");
 	snprintf(pid, sizeof(pid), "%d", (int)c->pid);
 	if (c->park)
 		setenv("PAGEFERRY_PARK", c->park, 1);
@@ -391,17 +406,15 @@ const char *ferry_limits = "";
 
 int ferry(const char *format, ...)
 {
-	const char *build = getenv("B");
-	char args[600], command[1200], cwd[256];
+	char args[600], command[1600], cwd[256];
 	va_list ap;
 
 	va_start(ap, format);
 	vsnprintf(args, sizeof(args), format, ap);
 	va_end(ap);
 	assert_non_null(getcwd(cwd, sizeof(cwd)));
-	snprintf(command, sizeof(command),
-		 "%scd ${0%%/*} && %s/%s/park/pageferry snapshot %s >%s 2>%s", ferry_limits, cwd,
-		 build ? build : "build", args, report, errors);
+	snprintf(command, sizeof(command), "%scd ${0%%/*} && %s/%s snapshot %s >%s 2>%s",
+		 ferry_limits, cwd, parked_pageferry(), args, report, errors);
 	char *argv[] = {"sh", "-c", command, core, NULL};
 	pid_t pid = fork();
 	if (!pid) {

@@ -71,6 +71,10 @@ void target_end(struct target *t);
 /* For spawn(). */
 int run_command(void *command);
 /* The exit status. */
+/* The path of the command that has parking points. */
+const char *parked_pageferry(void);
+/* SIGINT for one that has stopped there; its exit status. */
+int interrupt(pid_t command);
 int snapshot_with(const struct target *t, struct command c);
 int snapshot(const struct target *t);
 /* The status, and if it isn't 0 what the command said. */
