@@ -226,8 +226,25 @@ int snap_helper_uffd(const struct snap_target *target, const struct snap_call *c
 
 /* ---- the file, snap_notes.c and snap_core.c */
 
+struct snap_stat {
+	char state, name[17];
+	int ppid, pgrp, sid, nice;
+	unsigned long flags;
+};
+
+/* Who it is, as /proc says. */
+struct snap_who {
+	pid_t pid;
+	struct snap_stat stat;
+	char *args, *auxv; /* NULL: can't be read */
+	size_t args_len, auxv_len;
+};
+
+void snap_who_read(struct snap_who *w, pid_t pid);
+void snap_who_free(struct snap_who *w);
+
 /** The notes of the core file; to be freed. NULL: no memory. @ident: NULL: it has none. */
-void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
+void *snap_notes(const struct snap_who *w, const struct snap_threads *threads,
 		 const struct snap_maps *maps, const struct snap_ident *ident, size_t *len);
 
 struct snap_core {
@@ -368,6 +385,7 @@ struct snap_job {
 	struct snap_target target;
 	struct snap_maps flags, maps;
 	struct snap_threads threads;
+	struct snap_who who;
 	struct snap_gadgets gadgets;
 	struct snap_core core;
 	struct snap_series series;

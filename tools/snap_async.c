@@ -210,24 +210,29 @@ static int save_until(struct snap_job *job, struct piece *piece, unsigned int mo
 	return ret;
 }
 
-/* In the end all is known again of its mappings, and no time has passed since. */
-static int save_rounds(struct snap_job *job, struct piece *piece)
-{
-	int ret = look(job);
-
-	if (!ret)
-		ret = save_until(job, piece, SNAP_ROUNDS / 2);
-	if (!ret)
-		ret = look(job);
-	return ret ? ret : save_until(job, piece, SNAP_ROUNDS);
-}
-
 /* What is left is about as much as the last round had. */
 static void make_room(struct snap_job *job)
 {
 	uint64_t last = job->async.rounds[job->async.nrounds - 1].bytes;
 
 	snap_room_make(&job->room, (last < ROOM_MOST ? last : ROOM_MOST) + FERRY_HUGE);
+}
+
+/*
+ * In the end all is known again of its mappings, and no time has passed since: in each ms more is
+ * written that it has to wait for.
+ */
+static int save_rounds(struct snap_job *job, struct piece *piece)
+{
+	int ret = look(job);
+
+	if (!ret)
+		ret = save_until(job, piece, SNAP_ROUNDS / 2);
+	if (!ret) {
+		make_room(job);
+		ret = look(job);
+	}
+	return ret ? ret : save_until(job, piece, SNAP_ROUNDS);
 }
 
 int snap_async_save(struct snap_job *job, struct why *why)
@@ -240,8 +245,6 @@ int snap_async_save(struct snap_job *job, struct why *why)
 				   ? snap_may_be_written_aside(job->target.pid)
 				   : snap_has_pins(job->target.pid);
 	free(piece);
-	if (!ret)
-		make_room(job);
 	park("snapshot.rounds");
 	return ret ? snap_not_saved(job, ret, why) : 0;
 }

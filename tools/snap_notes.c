@@ -51,17 +51,11 @@ static void note(struct buffer *b, const char *name, uint32_t type, const void *
 	pad(b);
 }
 
-/* ---- /proc/PID/stat */
+/* ---- who it is */
 
-struct stat_line {
-	char state, name[17];
-	int ppid, pgrp, sid, nice;
-	unsigned long flags;
-};
-
-static struct stat_line read_stat(pid_t pid)
+static struct snap_stat read_stat(pid_t pid)
 {
-	struct stat_line s = {.state = 'R'};
+	struct snap_stat s = {.state = 'R'};
 	char *text = snap_read_proc(pid, "stat", NULL);
 	const char *open = text ? strchr(text, '(') : NULL,
 		   *close = text ? strrchr(text, ')') : NULL;
@@ -76,9 +70,23 @@ static struct stat_line read_stat(pid_t pid)
 	return s;
 }
 
+void snap_who_read(struct snap_who *w, pid_t pid)
+{
+	*w = (struct snap_who){.pid = pid, .stat = read_stat(pid)};
+	w->args = snap_read_proc(pid, "cmdline", &w->args_len);
+	w->auxv = snap_read_proc(pid, "auxv", &w->auxv_len);
+}
+
+void snap_who_free(struct snap_who *w)
+{
+	free(w->args);
+	free(w->auxv);
+	*w = (struct snap_who){0};
+}
+
 /* ---- */
 
-static void add_prstatus(struct buffer *b, const struct snap_thread *t, const struct stat_line *s)
+static void add_prstatus(struct buffer *b, const struct snap_thread *t, const struct snap_stat *s)
 {
 	struct elf_prstatus p = {.pr_sighold = t->blocked,
 				 .pr_pid = t->tid,
@@ -92,38 +100,26 @@ static void add_prstatus(struct buffer *b, const struct snap_thread *t, const st
 	note(b, "CORE", NT_PRSTATUS, &p, sizeof(p));
 }
 
-static void add_prpsinfo(struct buffer *b, const struct snap_target *target,
-			 const struct stat_line *s)
+static void add_prpsinfo(struct buffer *b, const struct snap_who *w)
 {
+	const struct snap_stat *s = &w->stat;
 	struct elf_prpsinfo p = {.pr_sname = s->state,
 				 .pr_zomb = (char)(s->state == 'Z'),
 				 .pr_nice = (char)s->nice,
 				 .pr_flag = s->flags,
-				 .pr_pid = target->pid,
+				 .pr_pid = w->pid,
 				 .pr_ppid = s->ppid,
 				 .pr_pgrp = s->pgrp,
 				 .pr_sid = s->sid};
 	const char *states = "RSDTZW", *at = strchr(states, s->state);
-	size_t len = 0;
-	char *args = snap_read_proc(target->pid, "cmdline", &len);
+	size_t len = w->args_len;
 
 	p.pr_state = (char)(at ? at - states : 0);
 	memcpy(p.pr_fname, s->name, sizeof(p.pr_fname));
 	len = len < sizeof(p.pr_psargs) ? len : sizeof(p.pr_psargs) - 1;
-	for (size_t i = 0; args && i < len; i++)
-		p.pr_psargs[i] = (char)(args[i] || i + 1 == len ? args[i] : ' ');
-	free(args);
+	for (size_t i = 0; w->args && i < len; i++)
+		p.pr_psargs[i] = (char)(w->args[i] || i + 1 == len ? w->args[i] : ' ');
 	note(b, "CORE", NT_PRPSINFO, &p, sizeof(p));
-}
-
-static void add_auxv(struct buffer *b, pid_t pid)
-{
-	size_t len = 0;
-	char *auxv = snap_read_proc(pid, "auxv", &len);
-
-	if (auxv)
-		note(b, "CORE", NT_AUXV, auxv, len);
-	free(auxv);
 }
 
 /* count, page size; start, end, page offset of each; their names. */
@@ -169,24 +165,23 @@ static void add_xstate(struct buffer *b, const struct snap_thread *t)
 	free(mine);
 }
 
-static void add_thread(struct buffer *b, const struct snap_target *target,
-		       const struct snap_maps *maps, const struct snap_thread *t,
-		       const struct stat_line *s, bool first)
+static void add_thread(struct buffer *b, const struct snap_who *w, const struct snap_maps *maps,
+		       const struct snap_thread *t, bool first)
 {
-	add_prstatus(b, t, s);
+	add_prstatus(b, t, &w->stat);
 	if (first) {
-		add_prpsinfo(b, target, s);
-		add_auxv(b, target->pid);
+		add_prpsinfo(b, w);
+		if (w->auxv)
+			note(b, "CORE", NT_AUXV, w->auxv, w->auxv_len);
 		add_files(b, maps);
 	}
 	note(b, "CORE", NT_FPREGSET, &t->fp, sizeof(t->fp));
 	add_xstate(b, t);
 }
 
-void *snap_notes(const struct snap_target *target, const struct snap_threads *threads,
+void *snap_notes(const struct snap_who *w, const struct snap_threads *threads,
 		 const struct snap_maps *maps, const struct snap_ident *ident, size_t *len)
 {
-	struct stat_line s = read_stat(target->pid);
 	struct buffer b = {0};
 
 	if (ident) {
@@ -194,7 +189,7 @@ void *snap_notes(const struct snap_target *target, const struct snap_threads *th
 		append(&b, &first, sizeof(first));
 	}
 	for (size_t i = 0; i < threads->n; i++)
-		add_thread(&b, target, maps, &threads->v[i], &s, i == 0);
+		add_thread(&b, w, maps, &threads->v[i], i == 0);
 	if (b.failed) {
 		free(b.data);
 		return NULL;

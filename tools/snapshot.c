@@ -56,12 +56,13 @@ static int freeze(struct snap_job *job, int uffd, struct why *why)
 		   : 0;
 }
 
-static int make_notes(struct snap_job *job)
+/* Not while it waits: this takes longer than to look who it is. */
+static int make_notes(struct snap_job *job, struct why *why)
 {
-	job->core.notes = snap_notes(&job->target, &job->threads, &job->maps,
+	job->core.notes = snap_notes(&job->who, &job->threads, &job->maps,
 				     job->series.state ? &job->series.ident : NULL,
 				     &job->core.notes_len);
-	return job->core.notes ? 0 : -ENOMEM;
+	return job->core.notes ? 0 : why_set(why, -ENOMEM, "out of memory");
 }
 
 /* An increment mostly needs none. */
@@ -121,9 +122,8 @@ static int freeze_stopped(struct snap_job *job, struct why *why)
 	if (ret)
 		return ret;
 	park("snapshot.frozen");
-	ret = make_notes(job);
-	if (!ret)
-		ret = snap_copy_own(job);
+	snap_who_read(&job->who, pid);
+	ret = snap_copy_own(job);
 	return ret ? why_set(why, ret, "the memory of process %d can't be read: %s", (int)pid,
 			     strerror(-ret))
 		   : 0;
@@ -175,7 +175,7 @@ static int stop_and_freeze(struct snap_job *job, struct why *why)
 	snap_async_release(job);
 	snap_way_found(job);
 	park("snapshot.running");
-	return ret;
+	return ret ? ret : make_notes(job, why);
 }
 
 /* ---- saved while it runs */
@@ -297,6 +297,7 @@ static void finish(struct snap_job *job)
 	snap_async_end(job);
 	snap_changed_free(job);
 	snap_core_close(&job->core);
+	snap_who_free(&job->who);
 	snap_copies_free(job);
 	snap_backing_close(job);
 	snap_threads_free(&job->threads);
