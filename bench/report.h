@@ -14,6 +14,7 @@
 #include <sys/utsname.h>
 
 #include "bench/bench.h"
+#include "bench/histogram.h"
 
 /* A figure is called noisy when the rounds' ratios lie so far apart ... */
 #define NOISY_RATIO 0.05
@@ -73,11 +74,25 @@ struct comparison {
 	const struct series *base, *ours;
 	bool more_is_better;
 	double limit; /* of the ratio ours to baseline; 0: this one is for information */
+	/* A point of a curve, all of whose points have this name and come in the order of x. */
+	const char *curve;  /* NULL: of none */
+	const char *x_what; /* what x counts */
+	double x;
+};
+
+/* All samples of one way, of all rounds. Those of one group are for one picture. */
+struct distribution {
+	const char *name;
+	const char *what;
+	const char *group;
+	bool ours;
+	const struct histogram *h;
 };
 
 struct report {
 	struct bench_options o;
 	struct json_object *root, *results;
+	struct json_object *histograms; /* NULL: none so far */
 	int64_t started;
 	double load, busy; /* at the start: load average; CPU seconds used by everybody */
 	bool noisy;
@@ -227,6 +242,18 @@ static inline void report_limit(struct report *r, struct json_object *result,
 		 reached ? "" : ": missed");
 }
 
+static inline void report_point(struct json_object *result, const struct comparison *c)
+{
+	struct json_object *curve = json_object_new_object();
+	char x[32];
+
+	snprintf(x, sizeof(x), "%.15g", c->x);
+	put_text(curve, "name", c->curve);
+	json_object_object_add(curve, "x", json_object_new_double_s(c->x, x));
+	put_text(curve, "x_what", c->x_what);
+	json_object_object_add(result, "curve", curve);
+}
+
 static inline void report_add(struct report *r, const struct comparison *c)
 {
 	struct json_object *result = json_object_new_object();
@@ -244,6 +271,8 @@ static inline void report_add(struct report *r, const struct comparison *c)
 	put_number(side, "of_medians", ratio);
 	json_object_object_add(result, "ratio", side);
 	json_object_object_add(result, "noisy", json_object_new_boolean(noisy));
+	if (c->curve)
+		report_point(result, c);
 	if (c->limit > 0) {
 		report_limit(r, result, c, ratio);
 		r->noisy |= noisy;
@@ -261,6 +290,69 @@ static inline void report_skip(struct report *r, const char *name, const char *w
 	json_object_array_add(r->results, result);
 }
 
+/* To the nanosecond, or the edges of two slots might look the same. */
+static inline struct json_object *report_us(uint64_t ns)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%llu.%03llu", (unsigned long long)ns / 1000,
+		 (unsigned long long)ns % 1000);
+	return json_object_new_double_s((double)ns / 1000, text);
+}
+
+/* On one line: there are thousands, and each number would get its own. */
+static inline int report_on_one_line(struct json_object *array, struct printbuf *to, int level,
+				     int flags)
+{
+	size_t n = json_object_array_length(array);
+
+	(void)level;
+	(void)flags;
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *item = json_object_array_get_idx(array, i);
+		sprintbuf(to, "%s%s", i ? "," : "[",
+			  json_object_to_json_string_ext(item, JSON_C_TO_STRING_PLAIN));
+	}
+	return sprintbuf(to, n ? "]" : "[]");
+}
+
+static inline struct json_object *report_slots(const struct histogram *h)
+{
+	struct json_object *slots = json_object_new_array();
+
+	json_object_set_serializer(slots, report_on_one_line, NULL, NULL);
+	for (unsigned int i = 0; i < HISTOGRAM_SLOTS; i++) {
+		if (!h->slot[i])
+			continue;
+		struct json_object *slot = json_object_new_array_ext(2);
+		json_object_array_add(slot, report_us(histogram_edge(i)));
+		json_object_array_add(slot, json_object_new_int64((int64_t)h->slot[i]));
+		json_object_array_add(slots, slot);
+	}
+	return slots;
+}
+
+static inline void report_histogram(struct report *r, const struct distribution *d)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_text(o, "name", d->name);
+	put_text(o, "what", d->what);
+	put_text(o, "group", d->group);
+	put_text(o, "side", d->ours ? "ours" : "baseline");
+	put_text(o, "unit", "us");
+	json_object_object_add(o, "count", json_object_new_int64((int64_t)d->h->count));
+	json_object_object_add(o, "p50", report_us(histogram_permille(d->h, 500)));
+	json_object_object_add(o, "p90", report_us(histogram_permille(d->h, 900)));
+	json_object_object_add(o, "p99", report_us(histogram_permille(d->h, 990)));
+	json_object_object_add(o, "p999", report_us(histogram_permille(d->h, 999)));
+	json_object_object_add(o, "max", report_us(d->h->max));
+	json_object_object_add(o, "buckets", report_slots(d->h));
+	if (!r->histograms)
+		r->histograms = json_object_new_array();
+	json_object_array_add(r->histograms, o);
+}
+
 static inline int report_close(struct report *r)
 {
 	double wall = (double)(bench_now() - r->started) / 1e9;
@@ -276,6 +368,8 @@ static inline int report_close(struct report *r)
 	json_object_object_add(r->root, "noisy", json_object_new_boolean(r->noisy));
 	json_object_object_add(r->root, "host", report_host(r, others));
 	json_object_object_add(r->root, "results", r->results);
+	if (r->histograms)
+		json_object_object_add(r->root, "histograms", r->histograms);
 	puts(json_object_to_json_string_ext(r->root, JSON_C_TO_STRING_PRETTY));
 	json_object_put(r->root);
 	fprintf(stderr, "%s: ours to baseline: %s; %s, %u rounds, contents right\n",
