@@ -27,12 +27,18 @@ static const char help[] =
 	"  -o, --output FILE  the core file; it appears when it is whole\n"
 	"  --compress         compress it with zstd\n";
 
+/* Where a file has data, as far as it has been asked. */
+struct data_run {
+	uint64_t from, to;
+};
+
 struct merge {
 	const char *path;
 	bool compress;
 	char **names;
 	size_t n;
 	struct snap_read *files;
+	struct data_run *runs; /* the last that was found of each file */
 	struct snap_core core;
 	struct snap_maps maps;
 	size_t cap;
@@ -154,25 +160,31 @@ static int lay_out(struct merge *m, struct why *why)
 	return 0;
 }
 
-/* Up to where the file has a hole from @at on; @end at most. */
-static uint64_t end_of_hole(const struct snap_read *f, uint64_t at, uint64_t end)
+/*
+ * The run of data that has @at in it or is the next. To look for the end of one takes some file
+ * systems as long as it is (tmpfs), and the pieces of a file may be many: it is asked for once.
+ */
+static struct data_run find_data(struct merge *m, const struct snap_read *f, uint64_t at)
 {
-	off_t data = lseek(f->fd, (off_t)at, SEEK_DATA);
+	struct data_run *run = &m->runs[f - m->files];
+	off_t data, hole;
 
+	if (run->from <= at && at < run->to)
+		return *run;
+	data = lseek(f->fd, (off_t)at, SEEK_DATA);
 	if (data < 0)
-		return errno == ENXIO ? end : at;
-	uint64_t page = (uint64_t)data / FERRY_PAGE * FERRY_PAGE;
-	return page < at ? at : page > end ? end : page;
+		return *run = (struct data_run){errno == ENXIO ? UINT64_MAX : at, UINT64_MAX};
+	hole = lseek(f->fd, data, SEEK_HOLE);
+	uint64_t from = (uint64_t)data / FERRY_PAGE * FERRY_PAGE;
+	*run = (struct data_run){from < at ? at : from, UINT64_MAX};
+	if (hole > data)
+		run->to = ((uint64_t)hole + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
+	return *run;
 }
 
-/* And how much from there lies in a row, before the next hole; @most at most. */
-static uint64_t length_of_data(const struct snap_read *f, uint64_t at, uint64_t most)
+static uint64_t least(uint64_t a, uint64_t b)
 {
-	off_t hole = lseek(f->fd, (off_t)at, SEEK_HOLE);
-	uint64_t len = hole > (off_t)at ? (uint64_t)hole - at : most;
-
-	len = (len + FERRY_PAGE - 1) / FERRY_PAGE * FERRY_PAGE;
-	return len < most ? len : most;
+	return a < b ? a : b;
 }
 
 static int go_on(void *arg, uint64_t written)
@@ -189,12 +201,13 @@ static int copy_piece(void *arg, const struct snap_piece *p)
 
 	if (!p->file)
 		return 0;
-	for (uint64_t at = 0, len; !ret && at < p->len; at += len) {
-		at = end_of_hole(p->file, p->at + at, p->at + p->len) - p->at;
-		len = length_of_data(p->file, p->at + at, p->len - at < PART ? p->len - at : PART);
-		ret = io_read(p->file->fd, p->at + at, m->buffer, len);
+	for (uint64_t at = p->at, end = p->at + p->len, len; !ret && at < end; at += len) {
+		struct data_run run = find_data(m, p->file, at);
+		at = run.from > at ? least(run.from, end) : at;
+		len = least(PART, least(run.to, end) - at);
+		ret = io_read(p->file->fd, at, m->buffer, len);
 		if (!ret)
-			ret = snap_core_write(&m->core, p->addr + at, m->buffer, len);
+			ret = snap_core_write(&m->core, p->addr + (at - p->at), m->buffer, len);
 		park("snapshot.merging");
 		if (!ret)
 			ret = go_on(NULL, len);
@@ -213,8 +226,9 @@ static int merge(struct merge *m, struct why *why)
 	if (!ret)
 		ret = lay_out(m, why);
 	m->buffer = ret ? NULL : malloc(PART);
+	m->runs = ret ? NULL : calloc(m->n, sizeof(*m->runs));
 	if (!ret)
-		ret = m->buffer ? snap_read_pieces(m->files, m->n, copy_piece, m, why) : -ENOMEM;
+		ret = m->buffer && m->runs ? snap_read_pieces(m->files, m->n, copy_piece, m, why) : -ENOMEM;
 	if (!ret)
 		ret = snap_core_finish(&m->core, go_on, NULL);
 	if (ret == -EINTR)
@@ -233,6 +247,7 @@ static void finish(struct merge *m)
 	free(m->files);
 	free(m->maps.v);
 	free(m->buffer);
+	free(m->runs);
 }
 
 /* ---- */
