@@ -3,6 +3,7 @@
 #ifndef BENCH_COMMAND_H
 #define BENCH_COMMAND_H
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/mman.h>
@@ -14,7 +15,6 @@
 extern char **environ;
 
 struct command {
-	pid_t owner;
 	char path[512]; /* of pageferry */
 	char dir[256];
 	char file[300], said[300]; /* what is made there, and what it says on its standard output */
@@ -37,9 +37,12 @@ static inline const char *command_folder(uint64_t len)
 	return !statvfs("/dev/shm", &v) && v.f_bavail * v.f_frsize > 2 * len ? "/dev/shm" : "/tmp";
 }
 
-/* The command that was built with this bench. */
+/* The command that asks, or else the one that was built with this bench. */
 static inline void command_find(char *path, size_t size)
 {
+	const char *asking = getenv("PAGEFERRY_COMMAND");
+	if (asking && (size_t)snprintf(path, size, "%s", asking) < size)
+		return;
 	ssize_t n = readlink("/proc/self/exe", path, size - 32);
 
 	path[n > 0 ? n : 0] = 0;
@@ -50,31 +53,70 @@ static inline void command_find(char *path, size_t size)
 	snprintf(path + end, size - end, "/pageferry");
 }
 
+static inline void command_remove_dir(const char *path)
+{
+	DIR *dir = opendir(path);
+
+	for (const struct dirent *e; dir && (e = readdir(dir));)
+		unlinkat(dirfd(dir), e->d_name, 0);
+	if (dir)
+		closedir(dir);
+	rmdir(path);
+}
+
+/* Of the process that removes the folder. */
+static pid_t command_keeper, command_owner;
+static int command_pipe = -1;
+
+/* Children that end in the same way leave it alone. */
+static inline void command_leave(void)
+{
+	if (getpid() != command_owner)
+		return;
+	close(command_pipe);
+	waitpid(command_keeper, NULL, 0);
+}
+
+/* Until nobody has the other end any more, whatever ended them: a killed bench may have left GiB. */
+static inline void command_keep(const char *dir, int end)
+{
+	char byte;
+
+	/* What is meant for the bench isn't meant for this. */
+	setsid();
+	while (read(end, &byte, 1) < 0 && errno == EINTR)
+		;
+	command_remove_dir(dir);
+	_exit(0);
+}
+
+/* It is there until this process ends, in whatever way. */
 static inline void command_make_dir(char *dir, size_t size, const char *where)
 {
+	int ends[2];
+
 	snprintf(dir, size, "%.200s/pageferry-bench-XXXXXX", where);
+	must(pipe2(ends, O_CLOEXEC), "pipe");
 	if (!mkdtemp(dir))
 		bench_cannot("%s: %s", dir, strerror(errno));
+	command_owner = getpid();
+	command_pipe = ends[1];
+	command_keeper = (pid_t)must(fork(), "fork");
+	if (!command_keeper) {
+		close(ends[1]);
+		command_keep(dir, ends[0]);
+	}
+	close(ends[0]);
+	atexit(command_leave);
 }
 
 /* With room for files of so many bytes. */
 static inline void command_init(struct command *c, uint64_t len)
 {
-	c->owner = getpid();
 	command_find(c->path, sizeof(c->path));
 	command_make_dir(c->dir, sizeof(c->dir), command_folder(len));
 	snprintf(c->file, sizeof(c->file), "%s/core", c->dir);
 	snprintf(c->said, sizeof(c->said), "%s/said", c->dir);
-}
-
-/* For atexit(): children that end in the same way leave it alone. */
-static inline void command_fini(const struct command *c)
-{
-	if (getpid() != c->owner)
-		return;
-	unlink(c->file);
-	unlink(c->said);
-	rmdir(c->dir);
 }
 
 /* Its own memory counts from that of who starts it: this one must stay small. */

@@ -250,12 +250,6 @@ static void set_up(struct bench *b)
 
 static struct bench bench;
 
-static void tidy(void)
-{
-	remove_files(&bench);
-	rmdir(bench.dir);
-}
-
 static void add(struct report *r, const struct share *s)
 {
 	struct comparison c = {.name = s->name,
@@ -274,7 +268,6 @@ int main(int argc, char **argv)
 		    "What does an increment cost beside a full snapshot?", 5);
 	set_up(&bench);
 	start_process(&bench);
-	atexit(tidy);
 	for (unsigned int i = 0; i < bench.report.o.rounds; i++)
 		for (unsigned int k = 0; k < NSHARES; k++)
 			measure(&bench, &shares[k]);

@@ -349,15 +349,12 @@ static struct bench bench;
 
 static void tidy(void)
 {
-	if (getpid() != bench.c.owner)
+	if (getpid() != command_owner)
 		return;
 	if (bench.server > 0) {
 		kill(bench.server, SIGKILL);
 		waitpid(bench.server, NULL, 0);
 	}
-	unlink(bench.socket);
-	unlink(bench.rdb);
-	command_fini(&bench.c);
 }
 
 /* ---- the report */

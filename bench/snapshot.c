@@ -370,11 +370,6 @@ static bool has_gcore(const struct command *c)
 
 static struct bench bench;
 
-static void tidy(void)
-{
-	command_fini(&bench.c);
-}
-
 int main(int argc, char **argv)
 {
 	choose(&argc, argv);
@@ -382,7 +377,6 @@ int main(int argc, char **argv)
 		    "What does it cost a program that somebody else saves it?", 3);
 	bench.len = bench.report.o.quick ? LEN_QUICK : LEN;
 	command_init(&bench.c, bench.len);
-	atexit(tidy);
 	bench.gcore = has_gcore(&bench.c);
 	bool huge = gives_huge(bench.len);
 	for (unsigned int round = 0; round < bench.report.o.rounds; round++)
