@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "pageferry.h"
+#include "tools/beside.h"
 #include "tools/keeper.h"
 #include "tools/leftovers.h"
 #include "tools/proc.h"
@@ -34,42 +35,21 @@ static int preload_try(const char *path, struct why *why)
 	return 0;
 }
 
-/* From PREFIX/bin/NAME to PREFIX/lib/NAME: an installed tree may have been moved. */
-static bool beside_bin(char *path, size_t size)
-{
-	char *name = strrchr(path, '/');
-
-	if (!name || name - path < 4 || memcmp(name - 4, "/bin", 4) != 0 ||
-	    strlen(path) + 1 > size)
-		return false;
-	memcpy(name - 3, "lib", 3);
-	return true;
-}
-
 /* Beside the command in a build tree, else where it was installed. */
 static int preload_find(char *path, size_t size, struct why *why)
 {
 	const char *own = getenv("PAGEFERRY_PRELOAD");
-	ssize_t len;
-	int err;
+	int err = -ENOENT;
 
 	if (own && own[0]) {
 		if ((size_t)snprintf(path, size, "%s", own) >= size)
 			return why_set(why, -ENAMETOOLONG, "PAGEFERRY_PRELOAD is too long");
 		return preload_try(path, why);
 	}
-	len = readlink("/proc/self/exe", path, size - sizeof(PRELOAD));
-	if (len > 0) {
-		path[len] = '\0';
-		memcpy(strrchr(path, '/') + 1, PRELOAD, sizeof(PRELOAD));
-		err = preload_try(path, why);
-		if (err == -ENOENT && beside_bin(path, size))
+	for (unsigned int i = 0; err == -ENOENT && beside_place(i, path, size, PRELOAD, PRELOAD); i++)
+		if (path[0])
 			err = preload_try(path, why);
-		if (err != -ENOENT)
-			return err;
-	}
-	snprintf(path, size, "%s", PAGEFERRY_LIBDIR "/" PRELOAD);
-	return preload_try(path, why);
+	return err;
 }
 
 /* Does a QEMU still run whose keeper is gone? */
