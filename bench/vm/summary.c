@@ -47,75 +47,8 @@ void results_add(struct results *r, const struct run *run)
 	series_add(&r->total, run->total_ms);
 	series_add(&r->peak, run->peak_mib);
 	series_add(&r->extra, run->extra_mib);
+	series_add(&r->ram, r->ram_mib);
 	r->anonymous &= run->anonymous;
-}
-
-static const struct results *find(const struct summary *s, enum way_id way, unsigned int ram_mib)
-{
-	for (unsigned int i = 0; i < s->n; i++)
-		if (s->results[i].way == ways[way] && s->results[i].ram_mib == ram_mib)
-			return &s->results[i];
-	return NULL;
-}
-
-/* ---- what is required */
-
-static void require(struct requirements *list, double value, double limit, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static void require(struct requirements *list, double value, double limit, const char *fmt, ...)
-{
-	struct requirement *r = &list->v[list->n];
-	va_list ap;
-
-	/* No guest of the other side has lived to be compared with. */
-	if (list->n == REQUIREMENTS_MAX || !isfinite(value))
-		return;
-	va_start(ap, fmt);
-	vsnprintf(r->name, sizeof(r->name), fmt, ap);
-	va_end(ap);
-	r->value = value;
-	r->limit = limit;
-	list->n++;
-}
-
-static double median_ratio(const struct series *a, const struct series *b)
-{
-	return series_median(a) / series_median(b);
-}
-
-static void require_size(const struct summary *s, unsigned int ram_mib, struct requirements *list)
-{
-	const struct results *ours = find(s, WAY_PAGEFERRY, ram_mib);
-	const struct results *memfd = find(s, WAY_MEMFD, ram_mib);
-	const struct results *precopy = find(s, WAY_PRECOPY, ram_mib);
-
-	if (!ours)
-		return;
-	if (memfd)
-		require(list, median_ratio(&ours->gap, &memfd->gap), 1.2,
-			"%u MiB: largest gap, pageferry to QEMU memfd", ram_mib);
-	if (precopy)
-		require(list, median_ratio(&ours->gap, &precopy->gap), 0.5,
-			"%u MiB: largest gap, pageferry to QEMU pre-copy", ram_mib);
-	require(list, series_median(&ours->extra) / ram_mib, 0.05,
-		"%u MiB: peak extra memory with pageferry, to RAM", ram_mib);
-}
-
-struct requirements summary_requirements(const struct summary *s)
-{
-	const struct options *o = s->options;
-	unsigned int last = o->ram_mib[o->nrams - 1];
-	const struct results *small = find(s, WAY_PAGEFERRY, o->ram_mib[0]);
-	const struct results *large = find(s, WAY_PAGEFERRY, last);
-	struct requirements list = {.n = 0};
-
-	for (unsigned int i = 0; i < o->nrams; i++)
-		require_size(s, o->ram_mib[i], &list);
-	if (o->nrams > 1 && small && large)
-		require(&list, median_ratio(&large->gap, &small->gap), 1.5,
-			"largest gap with pageferry, %u MiB to %u MiB", last, o->ram_mib[0]);
-	return list;
 }
 
 /* ---- JSON */
@@ -156,24 +89,6 @@ static struct json_object *results_to_json(const struct results *r)
 		put_text(o, "why_damaged", r->way->may_damage);
 	json_object_object_add(o, "runs", r->runs);
 	return o;
-}
-
-static struct json_object *requirements_to_json(const struct summary *s)
-{
-	struct requirements list = summary_requirements(s);
-	struct json_object *array = json_object_new_array();
-
-	for (unsigned int i = 0; i < list.n; i++) {
-		struct json_object *o = json_object_new_object();
-		const struct requirement *r = &list.v[i];
-
-		put_text(o, "name", r->name);
-		put_number(o, "ratio", r->value);
-		put_number(o, "at_most", r->limit);
-		json_object_object_add(o, "reached", json_object_new_boolean(r->value <= r->limit));
-		json_object_array_add(array, o);
-	}
-	return array;
 }
 
 static struct json_object *guest_to_json(const struct summary *s)
@@ -234,11 +149,17 @@ static double used_by_others(const struct summary *s)
 
 void summary_json(struct summary *s)
 {
-	struct json_object *root = json_object_new_object(), *results = json_object_new_array();
+	struct json_object *root = json_object_new_object(), *all = json_object_new_array();
+	struct report *report = &s->report;
+	static struct figures figures;
 	double wall = (double)(bench_now() - s->report.started) / 1e9;
 
 	for (unsigned int i = 0; i < s->n; i++)
-		json_object_array_add(results, results_to_json(&s->results[i]));
+		json_object_array_add(all, results_to_json(&s->results[i]));
+	report->results = json_object_new_array();
+	figures_find(&figures, s);
+	for (unsigned int i = 0; i < figures.n; i++)
+		report_add(report, &figures.v[i].c);
 	put_text(root, "bench", program_invocation_short_name);
 	put_text(root, "question", "what does a guest notice when the QEMU under it is replaced?");
 	json_object_object_add(root, "quick", json_object_new_boolean(s->options->quick));
@@ -247,8 +168,11 @@ void summary_json(struct summary *s)
 	json_object_object_add(root, "host", report_host(&s->report, used_by_others(s)));
 	json_object_object_add(root, "guest", guest_to_json(s));
 	put_methods(root);
-	json_object_object_add(root, "results", results);
-	json_object_object_add(root, "required", requirements_to_json(s));
+	json_object_object_add(root, "noisy",
+			       json_object_new_boolean(report->noisy ||
+						       used_by_others(s) > NOISY_OTHERS));
+	json_object_object_add(root, "results", report->results);
+	json_object_object_add(root, "ways", all);
 	if (json_object_to_file_ext(s->options->json, root, JSON_C_TO_STRING_PRETTY))
 		bench_fail("%s: can't be written: %s", s->options->json, json_util_get_last_err());
 	json_object_put(root);
@@ -324,7 +248,7 @@ static void print_row(const struct summary *s, unsigned int ram_mib, const char 
 
 	printf(LABEL, label);
 	for (int way = 0; way < WAYS; way++) {
-		const struct results *r = find(s, way, ram_mib);
+		const struct results *r = results_of(s, way, ram_mib);
 
 		if (!r)
 			continue;
@@ -380,8 +304,9 @@ static void explain_damage(const struct summary *s)
 
 void summary_table(const struct summary *s)
 {
-	struct requirements list = summary_requirements(s);
+	static struct figures list;
 
+	figures_find(&list, s);
 	for (unsigned int i = 0; i < s->options->nrams; i++) {
 		putchar('\n');
 		table(s, s->options->ram_mib[i]);
@@ -390,9 +315,12 @@ void summary_table(const struct summary *s)
 	if (used_by_others(s) > NOISY_OTHERS)
 		printf("other processes used %.0f %% of the CPUs meanwhile: every gap is larger for it\n",
 		       used_by_others(s) * 100);
-	if (list.n)
-		putchar('\n');
-	for (unsigned int i = 0; i < list.n; i++)
-		printf("%-58s %.2f (at most %.2f%s)\n", list.v[i].name, list.v[i].value,
-		       list.v[i].limit, list.v[i].value <= list.v[i].limit ? "" : ": missed");
+	putchar('\n');
+	for (unsigned int i = 0; i < list.n; i++) {
+		const struct figure *f = &list.v[i];
+		double ratio = figure_ratio(f);
+		if (f->c.limit > 0)
+			printf("%-58s %.2f (at most %.2f%s)\n", f->title, ratio, f->c.limit,
+			       ratio <= f->c.limit ? "" : ": missed");
+	}
 }

@@ -259,6 +259,7 @@ struct results {
 	bool anonymous, intact; /* all of them */
 	unsigned int lost;
 	struct series gap, baseline, total, peak, extra; /* without the lost ones */
+	struct series ram;                               /* MiB, as often */
 	struct json_object *runs;
 };
 
@@ -275,19 +276,28 @@ struct summary {
 	struct report report; /* what the host did */
 };
 
-/* One of the figures that are asked for. */
-struct requirement {
-	char name[96];
-	double value, limit;
+/* ---- figures.c */
+
+#define FIGURE_NAME 48
+#define FIGURES_MAX 24
+
+struct figure {
+	char name[FIGURE_NAME], title[96]; /* for programs, for people */
+	struct comparison c;
 };
 
-#define REQUIREMENTS_MAX 16
-struct requirements {
-	struct requirement v[REQUIREMENTS_MAX];
+struct figures {
+	struct figure v[FIGURES_MAX];
 	unsigned int n;
 };
 
-struct requirements summary_requirements(const struct summary *s);
+/** NULL: this way was not gone with so much RAM. */
+const struct results *results_of(const struct summary *s, enum way_id way, unsigned int ram_mib);
+void figures_find(struct figures *list, const struct summary *s);
+double figure_ratio(const struct figure *f);
+
+/* ---- summary.c */
+
 void summary_begin(struct summary *s);
 void summary_json(struct summary *s);
 void summary_table(const struct summary *s);

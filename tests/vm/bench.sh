@@ -47,7 +47,7 @@ json()
 		open my $f, "<", $file or die "$file: $!";
 		our $j = decode_json(<$f>);
 		our (%pageferry, %precopy, %memfd);
-		for my $r (@{$j->{results}}) { no strict "refs"; %{$r->{way}} = %$r }
+		for my $r (@{$j->{ways}}) { no strict "refs"; %{$r->{way}} = %$r }
 		my $true = eval $expression;
 		die $@ if $@;
 		print "not true: $expression\n" unless $true;
@@ -146,7 +146,7 @@ ok "the file says so, too" json '
 ok "every way has a gap, a total time and a peak" json '
 	!grep { $_->{gap_ms}{median} <= 0.9 || $_->{baseline_gap_ms}{median} <= 0.9 ||
 		$_->{total_ms}{median} <= 0 || $_->{peak_mib}{median} <= 400 }
-		grep { !$_->{guests_lost} } @{$j->{results}}'
+		grep { !$_->{guests_lost} } @{$j->{ways}}'
 ok "only pre-copy needs the RAM twice" json '
 	($precopy{guests_lost} || $precopy{extra_mib}{median} > 400) &&
 	$pageferry{extra_mib}{median} < 64 && $memfd{extra_mib}{median} < 64'
