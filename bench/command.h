@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
@@ -66,15 +67,16 @@ static inline void command_remove_dir(const char *path)
 
 /* Of the process that removes the folder. */
 static pid_t command_keeper, command_owner;
-static int command_pipe = -1;
+static char command_dir[256];
 
-/* Children that end in the same way leave it alone. */
+/* Children that end in the same way leave it alone; some may still have the other end. */
 static inline void command_leave(void)
 {
 	if (getpid() != command_owner)
 		return;
-	close(command_pipe);
+	kill(command_keeper, SIGKILL);
 	waitpid(command_keeper, NULL, 0);
+	command_remove_dir(command_dir);
 }
 
 /* Until nobody has the other end any more, whatever ended them: a killed bench may have left GiB. */
@@ -100,7 +102,7 @@ static inline void command_make_dir(char *dir, size_t size, const char *where)
 	if (!mkdtemp(dir))
 		bench_cannot("%s: %s", dir, strerror(errno));
 	command_owner = getpid();
-	command_pipe = ends[1];
+	snprintf(command_dir, sizeof(command_dir), "%s", dir);
 	command_keeper = (pid_t)must(fork(), "fork");
 	if (!command_keeper) {
 		close(ends[1]);
