@@ -23,7 +23,8 @@
 /* A part of the whole that is copied while the process stands still: of 1 GiB 4 MiB. */
 #define GOAL_PART  256u
 #define GOAL_LEAST (1ull << 20)
-#define ROOM_MOST  (8ull << 20)
+/* What it has changed of files, of most programs. */
+#define OWN_ROOM (1ull << 20)
 
 /* ---- places in the file */
 
@@ -178,13 +179,13 @@ static int save_round(struct snap_job *job, struct piece *piece, struct snap_rou
 
 /* ---- rounds */
 
-static bool is_little(const struct snap_job *job, uint64_t bytes)
+static uint64_t goal_of(const struct snap_job *job)
 {
 	uint64_t goal = job->async.rounds[0].bytes / GOAL_PART;
 	uint64_t extra = job->options->max_extra;
 
 	goal = goal < GOAL_LEAST ? GOAL_LEAST : goal;
-	return bytes <= (extra && extra < goal ? extra : goal);
+	return extra && extra < goal ? extra : goal;
 }
 
 /* Less than three quarters of the round before: so all rounds together write four times all. */
@@ -204,18 +205,18 @@ static int save_until(struct snap_job *job, struct piece *piece, unsigned int mo
 		struct snap_round *r = &a->rounds[a->nrounds++];
 		ret = save_round(job, piece, r);
 		job->expected = job->done + r->bytes;
-		a->converged = is_little(job, r->bytes);
+		a->converged = r->bytes <= goal_of(job);
 		less = r->bytes && (r == &a->rounds[first] || gets_less(r));
 	}
 	return ret;
 }
 
-/* What is left is about as much as the last round had. */
+/* For what is left, if that is little, and for what it has changed of files. */
 static void make_room(struct snap_job *job)
 {
-	uint64_t last = job->async.rounds[job->async.nrounds - 1].bytes;
+	uint64_t last = job->async.rounds[job->async.nrounds - 1].bytes, goal = goal_of(job);
 
-	snap_room_make(&job->room, (last < ROOM_MOST ? last : ROOM_MOST) + FERRY_HUGE);
+	snap_room_make(&job->room, (last < goal ? last : goal) + OWN_ROOM);
 }
 
 /*
