@@ -118,10 +118,11 @@ kmod:
 	@kdir=$$(scripts/kmod-headers) && $(MAKE) --no-print-directory -C kmod \
 		B='$(abspath $(B))/kmod$(if $(PARK),/park)' PARK='$(PARK)' KDIR="$$kdir" V='$(V)' WERROR='$(WERROR)'
 
-install: all
+install: all $(BENCHES)
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(LIBDIR)/pkgconfig" "$(DESTDIR)$(PREFIX)/include" \
 		"$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/man/man3" \
-		"$(DESTDIR)$(DATADIR)/expected"
+		"$(DESTDIR)$(DATADIR)/expected" "$(DESTDIR)$(LIBDIR)/pageferry/bench"
+	install -m 755 $(BENCHES) "$(DESTDIR)$(LIBDIR)/pageferry/bench/"
 	install -m 755 $(B)/pageferry "$(DESTDIR)$(PREFIX)/bin/"
 	install -m 644 $(B)/libpageferry.a "$(DESTDIR)$(LIBDIR)/"
 	install -m 755 $(B)/libpageferry.so "$(DESTDIR)$(LIBDIR)/libpageferry.so.$(VERSION)"
@@ -147,7 +148,7 @@ install-kmod:
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/bin/pageferry" "$(DESTDIR)$(LIBDIR)"/libpageferry* \
 		"$(DESTDIR)$(LIBDIR)/pkgconfig/libpageferry.pc" "$(DESTDIR)$(PREFIX)/include/pageferry.h"
-	rm -rf "$(DESTDIR)$(DATADIR)"
+	rm -rf "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBDIR)/pageferry"
 	for page in $(notdir $(wildcard man/*)); do \
 		rm -f "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page" || exit; done
 

@@ -14,6 +14,8 @@ static const struct command commands[] = {
 	 "say what the calls answer for each kind of memory, and what differs", NULL},
 	{"pins", cmd_pins, "[--json] [--expected FILE]",
 	 "say what a pin of memory keeps on this kernel", NULL},
+	{"bench", cmd_bench, "[--full] [--json FILE] [--html FILE] [QUESTION ...]",
+	 "measure all this beside the plain way", NULL},
 	{"snapshot", cmd_snapshot, "--pid PID -o FILE [OPTION ...]",
 	 "save a running process as a core file", NULL},
 	{"vm", cmd_vm, "COMMAND ...", "run virtual machines whose QEMU can be replaced", NULL},

@@ -28,6 +28,7 @@ void command_usage(FILE *out, const struct command *table, size_t n, const char 
 /** Run the subcommand that argv[1] names; @prefix is what comes before it on the command line. */
 int command_run(const struct command *table, size_t n, const char *prefix, int argc, char **argv);
 
+int cmd_bench(int argc, char **argv);
 int cmd_pins(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
 int cmd_conform(int argc, char **argv);

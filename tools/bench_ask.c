@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+/* One question asked: its bench is run, and what it prints for programs is read. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tools/beside.h"
+#include "tools/bench.h"
+
+#define ARGS     12
+#define PATIENCE 5u /* times as long as it takes on a quiet machine */
+
+static volatile sig_atomic_t asked; /* its process group */
+static volatile sig_atomic_t stopped;
+
+void bench_stop(int signal)
+{
+	stopped = signal;
+	if (asked)
+		kill((pid_t)-asked, SIGTERM);
+}
+
+int bench_stopped(void)
+{
+	return stopped;
+}
+
+/* ---- where it is */
+
+static void in_tree(const char *name, char *file, size_t size, enum bench_home home)
+{
+	snprintf(file, size, "%s%s", home == BENCH_SCRIPT ? "../bench/" : "bench/", name);
+}
+
+static int find(const struct bench_question *q, char *path, size_t size, struct why *why)
+{
+	char built[64], installed[64];
+
+	in_tree(q->name, built, sizeof(built), q->home);
+	snprintf(installed, sizeof(installed), "pageferry/bench/%s", q->name);
+	for (unsigned int i = 0; beside_place(i, path, size, built, installed); i++)
+		if (path[0] && !access(path, X_OK))
+			return 0;
+	return why_set(
+		why, -ENOENT,
+		q->home == BENCH_INSTALLED
+			? "its bench isn't there: make benches, or make install"
+			: "it needs the source tree: make benches, and build/pageferry bench");
+}
+
+/* ---- it runs */
+
+static void arguments(const struct bench_question *q, bool quick, const char *path,
+		      const char *file, const char **argv)
+{
+	const char *const *more = quick ? q->quick : q->full;
+
+	*argv++ = path;
+	while (*more)
+		*argv++ = *more++;
+	if (q->json_by_file) {
+		*argv++ = "--json";
+		*argv++ = file;
+	}
+	*argv = NULL;
+}
+
+/* What it says for people it says on stderr, or else not at all. */
+static void become(const struct bench_question *q, bool quick, const char *path, int out,
+		   pid_t parent)
+{
+	const char *argv[ARGS];
+	char file[32], own[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", own, sizeof(own) - 1);
+
+	/* For the benches that measure this command. */
+	own[n > 0 ? n : 0] = 0;
+	setenv("PAGEFERRY_COMMAND", own, 1);
+	snprintf(file, sizeof(file), "/dev/fd/%d", out);
+	arguments(q, quick, path, file, argv);
+	int to = q->json_by_file ? open("/dev/null", O_WRONLY) : out;
+	if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent || to < 0 ||
+	    dup2(to, STDOUT_FILENO) < 0)
+		_exit(127);
+	execv(path, (char **)(uintptr_t)argv);
+	_exit(127);
+}
+
+/* Until it can be reaped; false: not in time. */
+static bool wait_for(pid_t pid, unsigned int seconds)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	int n;
+
+	if (fd < 0)
+		return false;
+	/* A signal has been passed on to it: it is waited for all the same. */
+	while ((n = poll(&p, 1, (int)seconds * 1000)) < 0 && errno == EINTR)
+		;
+	close(fd);
+	return n > 0;
+}
+
+static int finish(pid_t pid, unsigned int seconds, struct why *why)
+{
+	bool in_time = wait_for(pid, seconds);
+	int status = 0;
+
+	/* With those that it has started, as long as the number is still its own. */
+	kill(-pid, SIGKILL);
+	asked = 0;
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (!in_time)
+		return why_set(why, -ETIMEDOUT, "it has not ended in %u s", seconds);
+	if (stopped)
+		return why_set(why, -EINTR, "interrupted");
+	if (WIFSIGNALED(status))
+		return why_set(why, -EIO, "it was ended by signal %d", WTERMSIG(status));
+	if (WEXITSTATUS(status) == 1)
+		return why_set(why, -EIO, "it has failed: see above");
+	return WEXITSTATUS(status) ? why_set(why, -EOPNOTSUPP, "it can't be asked here: see above")
+				   : 0;
+}
+
+/* ---- its answer */
+
+static int read_answer(int fd, struct json_object **answer, struct why *why)
+{
+	struct stat st;
+
+	if (!fstat(fd, &st) && st.st_size > 0) {
+		char *text = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+		if (text != MAP_FAILED) {
+			*answer = json_read_object(text, (size_t)st.st_size);
+			munmap(text, (size_t)st.st_size);
+		}
+	}
+	return *answer ? 0 : why_set(why, -EIO, "what it printed is no JSON object");
+}
+
+static int run(const struct bench_question *q, bool quick, int out, struct why *why)
+{
+	char path[PATH_MAX];
+	int ret = find(q, path, sizeof(path), why);
+	pid_t parent = getpid();
+
+	if (ret)
+		return ret;
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid < 0)
+		return why_set(why, -errno, "fork: %s", strerror(errno));
+	if (!pid)
+		become(q, quick, path, out, parent);
+	/* It does the same: whoever is first. */
+	setpgid(pid, pid);
+	asked = pid;
+	if (stopped)
+		kill(-pid, SIGTERM);
+	return finish(pid, PATIENCE * (quick ? q->quick_s : q->full_s) + 60, why);
+}
+
+int bench_ask(const struct bench_question *q, bool quick, struct json_object **answer,
+	      struct why *why)
+{
+	/* Without MFD_CLOEXEC: it is written by its name there. */
+	int out = memfd_create("figures", 0);
+
+	*answer = NULL;
+	if (out < 0)
+		return why_set(why, -errno, "memfd_create: %s", strerror(errno));
+	int ret = run(q, quick, out, why);
+	if (!ret)
+		ret = read_answer(out, answer, why);
+	close(out);
+	return ret;
+}
