@@ -159,6 +159,11 @@ static inline void put_number(struct json_object *o, const char *key, double val
 {
 	char text[32];
 
+	/* As after a division by a time that was too short for the clock: JSON has no word for it. */
+	if (!isfinite(value)) {
+		json_object_object_add(o, key, NULL);
+		return;
+	}
 	/* Four digits say all that is known; json-c would print seventeen. */
 	snprintf(text, sizeof(text), "%.*f",
 		 fabs(value) < 10     ? 4

@@ -203,17 +203,16 @@ static int ask(const struct options *o, const struct bench_question *q, struct j
 	json_object_array_add(all, answer);
 	if (ret)
 		say("%s: %s", q->name, why.text);
-	else
-		bench_print(answer);
+	bench_print(answer);
 	return ret && !may_be_missing(ret) ? EXIT_FAILED : 0;
 }
 
-static bool is_asked(const struct options *o, const char *name)
+static bool is_asked(const struct options *o, const struct bench_question *q)
 {
 	for (int i = 0; i < o->nnames; i++)
-		if (!strcmp(o->names[i], name))
+		if (!strcmp(o->names[i], q->name))
 			return true;
-	return !o->nnames;
+	return !o->nnames && (o->full || !q->by_name);
 }
 
 static int ask_all(const struct options *o, struct json_object *file)
@@ -221,7 +220,7 @@ static int ask_all(const struct options *o, struct json_object *file)
 	int status = 0;
 
 	for (size_t i = 0; i < bench_nquestions && !bench_stopped(); i++)
-		if (is_asked(o, bench_questions[i].name))
+		if (is_asked(o, &bench_questions[i]))
 			status |= ask(o, &bench_questions[i], bench_all(file));
 	return status;
 }

@@ -30,6 +30,7 @@ struct bench_question {
 	bool json_by_file; /* --json FILE; else it prints it */
 	const char *quick[8], *full[8];
 	unsigned int quick_s, full_s; /* about as long as it takes */
+	bool by_name; /* in the quick mode only if it is named: it takes too long for that */
 };
 
 extern const struct bench_question bench_questions[];
@@ -84,6 +85,8 @@ struct json_object *bench_load(const char *path, struct why *why);
 struct json_object *bench_all(struct json_object *file);
 const char *bench_name(struct json_object *question);
 bool bench_is_noisy(struct json_object *question);
+/** Not to be judged. */
+bool bench_is_quick(struct json_object *question);
 
 /** A figure with as many digits as are known. */
 void bench_number(char *text, size_t size, double value);

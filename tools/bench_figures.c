@@ -138,6 +138,11 @@ bool bench_is_noisy(struct json_object *question)
 	return flag(question, "noisy");
 }
 
+bool bench_is_quick(struct json_object *question)
+{
+	return flag(question, "quick");
+}
+
 static struct json_object *parse(int fd, size_t size)
 {
 	char *all = malloc(size);

@@ -83,21 +83,24 @@ static void put_side(FILE *out, const struct bench_side *s, bool there)
 	fputs("</td>", out);
 }
 
-static void put_limit(FILE *out, const struct bench_result *r)
+static void put_limit(FILE *out, const struct bench_result *r, bool quick)
 {
 	char limit[24];
 
 	fputs("<td>", out);
 	if (r->has_limit) {
 		bench_number(limit, sizeof(limit), r->limit);
-		fprintf(out, "<span class=%s>%s</span> at %s %s%s", r->reached ? "good" : "bad",
-			r->reached ? "reached" : "missed", r->at_least ? "least" : "most", limit,
+		if (!quick)
+			fputs(r->reached ? "<span class=good>reached</span> "
+					 : "<span class=bad>missed</span> ",
+			      out);
+		fprintf(out, "at %s %s%s", r->at_least ? "least" : "most", limit,
 			r->limit_of_ours ? " (ours)" : "");
 	}
 	fprintf(out, "%s</td>", r->noisy ? " <span class=soft>noisy</span>" : "");
 }
 
-static void put_result(FILE *out, const struct bench_result *r)
+static void put_result(FILE *out, const struct bench_result *r, bool quick)
 {
 	fputs("<tr><td title=\"", out);
 	if (!r->skipped) {
@@ -115,7 +118,7 @@ static void put_result(FILE *out, const struct bench_result *r)
 		put_side(out, &r->base, r->has_base);
 		put_side(out, &r->ours, true);
 		put_side(out, &r->ratio, r->has_base);
-		put_limit(out, r);
+		put_limit(out, r, quick);
 	}
 	fputs("</tr>\n", out);
 }
@@ -129,7 +132,7 @@ static void put_table(FILE *out, struct json_object *question)
 	      out);
 	for (size_t i = 0; i < bench_results(question); i++)
 		if (bench_result_at(question, i, &r))
-			put_result(out, &r);
+			put_result(out, &r, bench_is_quick(question));
 	fputs("</table></div>\n", out);
 }
 
@@ -258,19 +261,19 @@ static int put_question(FILE *out, struct json_object *question, struct why *why
 
 int bench_page(FILE *out, struct json_object *file, struct why *why)
 {
-	struct json_object *all = bench_all(file), *quick;
+	struct json_object *all = bench_all(file);
 	size_t limits, reached;
 	int ret = 0;
 
 	fputs(head, out);
 	fputs(explanation, out);
-	quick = json_get(file, "quick", json_type_boolean);
-	if (json_object_get_boolean(quick))
-		fputs("<p><strong>Of a quick run: small sizes and few rounds, to see whether it works; not to "
-		      "be judged.</strong></p>\n",
-		      out);
 	count_limits(file, &limits, &reached);
-	fprintf(out, "<p>Of %zu limits %zu are reached.</p>\n", limits, reached);
+	if (json_object_get_boolean(json_get(file, "quick", json_type_boolean)))
+		fputs("<p><strong>Of a quick run: small sizes and few rounds, to see whether it "
+		      "works; not to be judged.</strong></p>\n",
+		      out);
+	else
+		fprintf(out, "<p>Of %zu limits %zu are reached.</p>\n", limits, reached);
 	put_host(out, file);
 	for (size_t i = 0; !ret && i < json_object_array_length(all); i++)
 		ret = put_question(out, json_object_array_get_idx(all, i), why);

@@ -82,7 +82,8 @@ int bench_plot_check(struct why *why)
  */
 static void put_svg(FILE *out, const char *svg, const char *end)
 {
-	static const char *const blacks[] = {"\"black\"", "'black'", "rgb(0, 0, 0)", "\"#000000\""};
+	static const char *const blacks[] = {"\"black\"", "'black'", "rgb(  0,   0,   0)",
+					     "rgb(0,0,0)"};
 	const char *at = memmem(svg, (size_t)(end - svg), "<svg", 4);
 
 	while (at && at < end) {
@@ -147,7 +148,7 @@ static int plot_begin(struct plot *p, const char *x_what, const char *y_what)
 	fprintf(p->script,
 		"set terminal svg size 780,400 dynamic noenhanced font 'sans-serif,13' name 'p%u'\n"
 		"set border 3 lc rgb 'black'\nset grid lc rgb '#808080' lw 0.4\n"
-		"set tics nomirror\nset key below left maxcols 1 samplen 3\nset logscale y\n"
+		"set tics nomirror\nset key below left maxcols 1 samplen 3\nset logscale y\nset format y '%%g'\n"
 		"set xlabel ",
 		++number);
 	put_name(p->script, x_what);

@@ -29,7 +29,7 @@ static void spread(char *text, size_t size, const struct bench_side *side)
 		snprintf(text, size, "%s", median);
 }
 
-static const char *verdict(const struct bench_result *r, char *text, size_t size)
+static const char *verdict(const struct bench_result *r, bool quick, char *text, size_t size)
 {
 	char limit[24];
 
@@ -37,12 +37,12 @@ static const char *verdict(const struct bench_result *r, char *text, size_t size
 		return r->noisy ? "noisy" : "";
 	bench_number(limit, sizeof(limit), r->limit);
 	snprintf(text, size, "%s %s%s%s%s", r->at_least ? "at least" : "at most", limit,
-		 r->limit_of_ours ? " (ours)" : "", r->reached ? "" : ": missed",
+		 r->limit_of_ours ? " (ours)" : "", r->reached || quick ? "" : ": missed",
 		 r->noisy ? ", noisy" : "");
 	return text;
 }
 
-static void print_result(const struct bench_result *r)
+static void print_result(const struct bench_result *r, bool quick)
 {
 	char name[CELL], unit[24], base[CELL], ours[CELL], ratio[CELL], limit[CELL];
 
@@ -58,21 +58,29 @@ static void print_result(const struct bench_result *r)
 	spread(ours, sizeof(ours), &r->ours);
 	spread(ratio, sizeof(ratio), &r->ratio);
 	printf("  %-32s %-8s %24s %24s  %20s  %s\n", name, unit, r->has_base ? base : "-", ours,
-	       r->has_base ? ratio : "-", verdict(r, limit, sizeof(limit)));
+	       r->has_base ? ratio : "-", verdict(r, quick, limit, sizeof(limit)));
 }
 
 void bench_print(struct json_object *question)
 {
 	struct bench_result r;
 	const char *about = json_get_string(question, "question");
+	const char *skipped = json_get_string(question, "skipped");
 	char head[256];
 
 	plain(head, sizeof(head), about ? about : "");
 	printf("%s: %s%s\n", bench_name(question), head,
-	       bench_is_noisy(question) ? " (noisy)" : "");
+	       bench_is_quick(question)   ? " (quick: not to be judged)"
+	       : bench_is_noisy(question) ? " (noisy)"
+					  : "");
+	if (skipped) {
+		plain(head, sizeof(head), skipped);
+		printf("  not here: %s\n\n", head);
+		return;
+	}
 	printf("  %-32s %-8s %24s %24s  %20s  %s\n", "", "", "baseline", "ours", "ratio", "wanted");
 	for (size_t i = 0; i < bench_results(question); i++)
 		if (bench_result_at(question, i, &r))
-			print_result(&r);
+			print_result(&r, bench_is_quick(question));
 	putchar('\n');
 }

@@ -185,6 +185,8 @@ if has_gnuplot; then
 	ok "names run nothing" test ! -e "$tmp/owned"
 	ok "names are only text" eval '! grep -q "<script" "$tmp/page.html" && grep -q "&lt;script&gt;" "$tmp/page.html"'
 	ok "the page refers to nothing else" eval '! grep -Eo "(src|href|url)[=(][^ >]*" "$tmp/page.html" | grep -v "[=(].\?#"'
+	ok "pictures are not black, which a dark page would be, too" eval '
+		! grep -E "black|rgb\( *0, *0, *0\)" "$tmp/page.html" && grep -q currentColor "$tmp/page.html"'
 	ok "the page is private to nobody, and nothing lies beside it" eval '
 		[ "$(stat -c %a "$tmp/page.html")" = 644 ] && ! ls "$tmp"/*.part 2>/dev/null'
 else
