@@ -195,9 +195,10 @@ fi
 
 # ---- ended
 
+# begin QUESTION...
 begin()
 {
-	"$B/pageferry" bench --full --json "$tmp/ended" continue save >"$tmp/out" 2>"$tmp/err" </dev/null &
+	"$B/pageferry" bench --full --json "$tmp/ended" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null &
 	pid=$!
 	for ((i = 0; i < 600; i++)); do
 		[ -z "$(left)" ] || break
@@ -205,19 +206,21 @@ begin()
 	done
 }
 
+# ended_by SIGNAL QUESTION...
 ended_by()
 {
-	begin
+	begin "${@:2}"
 	kill -s "$1" "$pid"
 	wait "$pid"
 	status=$?
 }
 
-ended_by TERM
+ended_by TERM continue save
 ok "interrupted it tells so" eval 'status_is 143 && grep -q "^pageferry: interrupted" "$tmp/err"'
 ok "what was found out before is kept" json "$tmp/ended" '@{$j->{questions}} == 1 && $j->{questions}[0]{bench} eq "continue"'
 ok "nothing is left" nothing_left
 rm "$tmp/ended"
-ended_by KILL
+# One that would go on for long, and has files.
+ended_by KILL save
 ok "killed it leaves nothing either" eval 'nothing_left && [ ! -e "$tmp/ended" ]'
 plan
