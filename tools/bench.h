@@ -26,10 +26,10 @@ enum bench_home {
 
 struct bench_question {
 	const char *name, *about;
+	const char *quick[8], *full[8]; /* arguments */
 	enum bench_home home;
-	bool json_by_file; /* --json FILE; else it prints it */
-	const char *quick[8], *full[8];
 	unsigned int quick_s, full_s; /* about as long as it takes */
+	bool json_by_file;            /* --json FILE; else it prints it */
 	bool by_name; /* in the quick mode only if it is named: it takes too long for that */
 };
 

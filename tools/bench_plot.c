@@ -182,11 +182,6 @@ static void plot_line(struct plot *p, const char *how, const char *what, size_t 
 
 /* ---- cost against size */
 
-struct line {
-	const char *what;
-	bool ours;
-};
-
 static void put_points(struct plot *p, struct json_object *question, const char *curve,
 		       unsigned int number, bool ours)
 {
