@@ -64,7 +64,7 @@ static void take_images(void)
 	uint64_t moves = moves_of(&target);
 	for (unsigned int i = 0; i < images; i++) {
 		struct command c = {.way = i % 2 ? "sync" : "auto"};
-		assert_int_equal(snapshot_with(&target, c), 0);
+		assert_int_equal(shown(snapshot_with(&target, c)), 0);
 		int64_t missing = missing_in_core(&target);
 		if (missing)
 			fail_msg("image %u is torn: %lld is missing", i, (long long)missing);
