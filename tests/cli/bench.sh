@@ -118,6 +118,7 @@ for my $h (@{$r->{histograms} // []}) {
 }
 die "$_: a histogram of one side only\n" for grep { keys(%{$sides{$_}}) != 2 } keys %sides;
 die "no histograms\n" if $bench eq 'fault' && !%sides;
+die "no curves\n" if $bench eq 'batch' && !%last;
 for my $name (@required) {
 	my ($c) = grep { $_->{name} eq $name } @{$r->{results}};
 	die "$name: missing, or without its limit\n" unless $c && $c->{required};
@@ -290,6 +291,10 @@ also_spoiled fault MOVE SPOIL_MOVE=1 SPOIL_MOVE=300
 also_spoiled fault ZEROPAGE SPOIL_ZEROPAGE=1 SPOIL_ZEROPAGE=300
 # It goes on counting where its parent is when there is another process for the first time.
 check "fault fails when another process brings wrong contents" spoiled fault SPOIL=4100 "bare loop of another process"
+# The numbers leave room for what the library tries out first.
+test_bench batch SPOIL=100 SPOIL=700
+also_spoiled batch MOVE SPOIL_MOVE=100 SPOIL_MOVE=700
+also_spoiled batch ZEROPAGE SPOIL_ZEROPAGE=100 SPOIL_ZEROPAGE=700
 test_bench push SPOIL=1 SPOIL=20 push_copy
 test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
 test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \
