@@ -295,6 +295,7 @@ check "fault fails when another process brings wrong contents" spoiled fault SPO
 test_bench batch SPOIL=100 SPOIL=700
 also_spoiled batch MOVE SPOIL_MOVE=100 SPOIL_MOVE=700
 also_spoiled batch ZEROPAGE SPOIL_ZEROPAGE=100 SPOIL_ZEROPAGE=700
+test_bench handover SPOIL_READ=1 SPOIL=2
 test_bench push SPOIL=1 SPOIL=20 push_copy
 test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
 test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \
