@@ -38,15 +38,6 @@ struct turn {
 	int fd; /* the library passes its own copy along; the bare taker has this one */
 };
 
-static char *map_shared(int fd, uint64_t len)
-{
-	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	if (mem == MAP_FAILED)
-		bench_fail("the memfd can't be mapped: %s", strerror(errno));
-	return mem;
-}
-
 static void touch_all(const struct turn *t, const char *mem, struct pair_news *news)
 {
 	for (uint64_t at = 0; at < t->len; at += BENCH_PAGE)
@@ -61,7 +52,7 @@ static void ours_take(int sock, struct pair_news *news, const void *arg)
 	const struct turn *t = arg;
 	struct ferry_take *take = take_open(sock);
 	const struct ferry_range *r = &ferry_take_offer(take)->ranges[0];
-	char *mem = map_shared(r->fd, r->len);
+	char *mem = memory_map_file(r->fd, r->len);
 
 	take_until_committed(take, mem);
 	if (t->way->at_once)
@@ -97,7 +88,7 @@ static int64_t ours_give(const struct bench *b, struct pair *pair)
 static void bare_take(int sock, struct pair_news *news, const void *arg)
 {
 	const struct turn *t = arg;
-	char *mem = map_shared(t->fd, t->len);
+	char *mem = memory_map_file(t->fd, t->len);
 	int uffd = raw_uffd(UFFD_FEATURE_MINOR_SHMEM);
 
 	raw_register(uffd, mem, t->len, UFFDIO_REGISTER_MODE_MINOR);
@@ -176,9 +167,8 @@ static void prepare(struct bench *b)
 	if (!(raw_features() & UFFD_FEATURE_MINOR_SHMEM))
 		bench_cannot("the kernel has no userfaultfd MINOR faults for shared memory: "
 			     "Linux 5.14 or newer is needed");
-	b->fd = (int)must(memfd_create("bench", MFD_CLOEXEC), "memfd_create");
-	must(ftruncate(b->fd, (off_t)b->len), "ftruncate");
-	b->mem = map_shared(b->fd, b->len);
+	b->fd = memory_file(b->len);
+	b->mem = memory_map_file(b->fd, b->len);
 	must(madvise(b->mem, b->len, MADV_DONTFORK), "MADV_DONTFORK");
 	memory_fill(b->mem, b->len, SEED);
 }

@@ -3,160 +3,86 @@
  * How long does a thread wait for a missing page that the library serves?
  *
  * One thread touches missing pages of its own process, one after the other, and looks at the clock
- * before and after each; another thread serves them. The baseline is the shortest loop that can:
- * poll, read, ioctl. Where the serving thread runs matters most, so each place is its own case.
+ * before and after each; another thread serves them, of the same process or of another one. The
+ * baseline is the shortest loop that can: poll, read, ioctl. Where the serving thread runs matters
+ * most, so each place is its own case.
  */
-#include <poll.h>
-#include <pthread.h>
-
-#include "bench/memory.h"
-#include "bench/raw.h"
 #include "bench/report.h"
-#include "pageferry.h"
+#include "bench/serve.h"
 
-#define FAULTS       4096u /* of each way in each round */
+#define FAULTS       4096u /* of each way in each round ... */
+#define FAULTS_MORE  1024u /* ... and of those of which nothing is required: they are many */
 #define FAULTS_QUICK 256u
 
+/* Where the serving thread runs. */
 enum place {
-	PLACE_SAME,        /* bound to the CPU of the faulting thread, which is bound, too */
-	PLACE_OTHER,       /* bound to another one */
-	PLACE_FREE,        /* neither thread is bound */
-	PLACE_FOLLOW,      /* FERRY_CPU_FOLLOW; the faulting thread is bound */
-	PLACE_FOLLOW_FREE, /* FERRY_CPU_FOLLOW; the faulting thread is not bound */
+	PLACE_SAME,   /* bound to the CPU of the faulting thread */
+	PLACE_OTHER,  /* bound to another one */
+	PLACE_ANY,    /* not bound */
+	PLACE_FOLLOW, /* FERRY_CPU_FOLLOW */
 };
 
-/* One way to have faults served, and its figures. */
+/* Where both threads run. */
+struct placing {
+	const char *name, *bare_where, *ours_where;
+	enum place bare, ours;
+	bool bound; /* the faulting thread is */
+	bool few;   /* another way to place ours: one kind of page will do */
+};
+
+static const struct placing placings[] = {
+	{"same_cpu", "on the faulting thread's CPU", "FERRY_CPU_FOLLOW (the default)", PLACE_SAME,
+	 PLACE_FOLLOW, true, false},
+	{"same_cpu_fixed", "on the faulting thread's CPU", "cpu of the faulting thread", PLACE_SAME,
+	 PLACE_SAME, true, true},
+	{"other_cpu", "on another CPU", "another cpu", PLACE_OTHER, PLACE_OTHER, true, false},
+	{"unplaced", "no thread bound", "FERRY_CPU_ANY, no thread bound", PLACE_ANY, PLACE_ANY,
+	 false, false},
+	{"unplaced_follow", "no thread bound", "FERRY_CPU_FOLLOW, faulting thread not bound",
+	 PLACE_ANY, PLACE_FOLLOW, false, true},
+};
+#define PLACINGS (sizeof(placings) / sizeof(placings[0]))
+
+static const struct page_kind {
+	enum serve_kind kind;
+	const char *name, *source;
+} kinds[] = {
+	{SERVE_COPY, "copy", "source of memory"},
+	{SERVE_MOVE, "move", "source that answers MOVE"},
+	{SERVE_ZEROPAGE, "zeropage", "source of zeros"},
+	{SERVE_CONTINUE, "continue", "source of shared memory"},
+};
+#define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+/* Who serves, bare or ours, and the figures. */
 struct way {
-	const char *what;
-	bool ours, move;
-	enum place place;
+	char what[128];
+	bool ours;
 	struct series p50, p99, p999; /* us, one for each round */
-	uint64_t *all;                /* ns, of all rounds */
-	uint64_t nall;
+	struct histogram all;         /* of all rounds */
+};
+
+/* What is compared. */
+struct pairing {
+	char name[64];
+	const struct page_kind *page;
+	const struct placing *placing;
+	bool process; /* served by another one */
+	uint64_t faults;
+	const char *skipped;
+	struct way bare, ours;
 };
 
 struct bench {
 	struct report report;
-	uint64_t faults;
+	uint64_t faults, seed;
 	unsigned int *order;
+	uint64_t *took; /* ns, of one turn */
 	cpu_set_t allowed;
 	int cpu, other; /* other is -1 where there is one CPU only */
+	struct pairing pairings[2 * KINDS * PLACINGS];
+	unsigned int n;
 };
-
-/* ---- serving */
-
-struct server {
-	int uffd;
-	char *mem, *from;
-	uint64_t len;
-	bool move;
-	int cpu; /* -1: not bound; baseline only */
-	struct ferry_loop *loop;
-	struct ferry_source *src;
-	pthread_t thread;
-};
-
-/* Knows how many faults will come, so that nothing but the userfaultfd needs polling. */
-static void *serve_bare(void *arg)
-{
-	const struct server *s = arg;
-
-	if (s->cpu >= 0)
-		cpu_bind(s->cpu);
-	for (uint64_t left = s->len / BENCH_PAGE; left; left--) {
-		struct pollfd fd = {.fd = s->uffd, .events = POLLIN};
-		struct uffd_msg msg;
-		must(poll(&fd, 1, -1), "poll");
-		must(read(s->uffd, &msg, sizeof(msg)), "reading the userfaultfd");
-		uint64_t at = msg.arg.pagefault.address & ~(BENCH_PAGE - 1);
-		const char *from = s->from + (at - (uintptr_t)s->mem);
-		if (s->move)
-			raw_move(s->uffd, (void *)(uintptr_t)at, from, BENCH_PAGE);
-		else
-			raw_copy(s->uffd, at, from, BENCH_PAGE);
-	}
-	return NULL;
-}
-
-static void *serve_ours(void *arg)
-{
-	const struct server *s = arg;
-
-	must_ferry(ferry_loop_run(s->loop), "ferry_loop_run");
-	return NULL;
-}
-
-/* A source of our own: the page is moved out of another range. */
-struct move_source {
-	struct ferry_source src;
-	const char *from;
-};
-
-static int answer_move(struct ferry_source *src, const struct ferry_fault *fault,
-		       struct ferry_answer *answer)
-{
-	answer->kind = FERRY_ANSWER_MOVE;
-	answer->from = ((struct move_source *)src)->from + fault->offset;
-	return 0;
-}
-
-static void free_move(struct ferry_source *src)
-{
-	free(src);
-}
-
-static struct ferry_source *move_source(const char *from)
-{
-	struct move_source *m = calloc(1, sizeof(*m));
-
-	if (!m)
-		bench_fail("no memory");
-	*m = (struct move_source){{.answer = answer_move, .free = free_move}, from};
-	return &m->src;
-}
-
-static void start_ours(struct server *s, int cpu)
-{
-	struct ferry_loop_opts opts = FERRY_LOOP_OPTS_INIT;
-	uint64_t need = UFFD_FEATURE_THREAD_ID | (s->move ? UFFD_FEATURE_MOVE : 0);
-
-	opts.cpu = cpu;
-	s->uffd = must_ferry(ferry_uffd_open(need, 0), "ferry_uffd_open");
-	raw_register(s->uffd, s->mem, s->len, UFFDIO_REGISTER_MODE_MISSING);
-	must_ferry(ferry_loop_new(&s->loop, &opts), "ferry_loop_new");
-	if (s->move)
-		s->src = move_source(s->from);
-	else
-		must_ferry(ferry_source_memory(&s->src, s->from, s->len), "ferry_source_memory");
-	must_ferry(ferry_loop_watch(s->loop, s->uffd, (uintptr_t)s->mem, s->len, s->src, 0),
-		   "ferry_loop_watch");
-}
-
-static void start(const struct bench *b, const struct way *way, struct server *s)
-{
-	if (way->ours) {
-		const int cpu[] = {b->cpu, b->other, FERRY_CPU_ANY, FERRY_CPU_FOLLOW,
-				   FERRY_CPU_FOLLOW};
-		start_ours(s, cpu[way->place]);
-	} else {
-		const int cpu[] = {b->cpu, b->other, -1, b->cpu, -1};
-		s->cpu = cpu[way->place];
-		s->uffd = raw_uffd(s->move ? UFFD_FEATURE_MOVE : 0);
-		raw_register(s->uffd, s->mem, s->len, UFFDIO_REGISTER_MODE_MISSING);
-	}
-	if (pthread_create(&s->thread, NULL, way->ours ? serve_ours : serve_bare, s))
-		bench_fail("no thread");
-}
-
-static void stop(struct server *s)
-{
-	if (s->loop)
-		ferry_loop_stop(s->loop);
-	pthread_join(s->thread, NULL);
-	ferry_loop_free(s->loop);
-	ferry_source_free(s->src);
-	close(s->uffd);
-}
 
 /* ---- faulting */
 
@@ -173,39 +99,64 @@ static double rank(const uint64_t *sorted, uint64_t n, unsigned int permille)
 	return (double)sorted[i ? i - 1 : 0] / 1000;
 }
 
-static void touch_all(const struct bench *b, const char *mem, uint64_t *took)
+/* Pages are touched in no order: neither loop may profit from a pattern. */
+static void shuffle(struct bench *b, uint64_t faults)
 {
-	for (uint64_t i = 0; i < b->faults; i++) {
-		const volatile char *p = mem + b->order[i] * BENCH_PAGE;
-		int64_t before = bench_now();
-		(void)*p;
-		took[i] = (uint64_t)(bench_now() - before);
+	uint64_t state = 88172645463325252ull;
+
+	for (unsigned int i = 0; i < faults; i++) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		unsigned int j = (unsigned int)(state % (i + 1ull));
+		b->order[i] = b->order[j];
+		b->order[j] = i;
 	}
 }
 
-static void turn(struct bench *b, struct way *way, uint64_t seed)
+static void touch_all(const struct bench *b, const char *mem, uint64_t faults)
 {
-	struct server s = {.len = b->faults * BENCH_PAGE, .move = way->move};
-	uint64_t *took = way->all + way->nall;
-	bool bound = way->place != PLACE_FREE && way->place != PLACE_FOLLOW_FREE;
+	for (uint64_t i = 0; i < faults; i++) {
+		const volatile char *p = mem + b->order[i] * BENCH_PAGE;
+		int64_t before = bench_now();
+		(void)*p;
+		b->took[i] = (uint64_t)(bench_now() - before);
+	}
+}
 
-	s.mem = memory_map(s.len, MADV_NOHUGEPAGE);
-	s.from = memory_map(s.len, MADV_NOHUGEPAGE);
-	memory_fill(s.from, s.len, seed);
-	start(b, way, &s);
-	if (bound)
+static void count(const struct bench *b, struct way *way, uint64_t faults)
+{
+	qsort(b->took, faults, sizeof(*b->took), compare_u64);
+	series_add(&way->p50, rank(b->took, faults, 500));
+	series_add(&way->p99, rank(b->took, faults, 990));
+	series_add(&way->p999, rank(b->took, faults, 999));
+	for (uint64_t i = 0; i < faults; i++)
+		histogram_add(&way->all, b->took[i]);
+}
+
+static void turn(struct bench *b, const struct pairing *p, struct way *way)
+{
+	const int cpu[] = {b->cpu, b->other, FERRY_CPU_ANY, FERRY_CPU_FOLLOW};
+	struct server s = {.kind = p->page->kind,
+			   .ours = way->ours,
+			   .process = p->process,
+			   .cpu = cpu[way->ours ? p->placing->ours : p->placing->bare],
+			   .len = p->faults * BENCH_PAGE,
+			   .answer = BENCH_PAGE,
+			   .seed = b->seed++,
+			   .what = way->what};
+
+	shuffle(b, p->faults);
+	serve_map(&s);
+	serve_start(&s);
+	if (p->placing->bound)
 		cpu_bind(b->cpu);
-	touch_all(b, s.mem, took);
+	touch_all(b, s.mem, p->faults);
 	must(sched_setaffinity(0, sizeof(b->allowed), &b->allowed), "sched_setaffinity");
-	stop(&s);
-	memory_check(s.mem, s.len, seed, way->what);
-	munmap(s.mem, s.len);
-	munmap(s.from, s.len);
-	way->nall += b->faults;
-	qsort(took, b->faults, sizeof(*took), compare_u64);
-	series_add(&way->p50, rank(took, b->faults, 500));
-	series_add(&way->p99, rank(took, b->faults, 990));
-	series_add(&way->p999, rank(took, b->faults, 999));
+	serve_stop(&s);
+	serve_check(&s);
+	serve_unmap(&s);
+	count(b, way, p->faults);
 }
 
 /* ---- ferry_move: no fault, one call */
@@ -217,32 +168,19 @@ struct mover {
 	struct series p50, p99;
 };
 
-static void move_ours(int uffd, const char *to, const char *from, uint64_t len)
-{
-	struct ferry_move move = {.size = sizeof(move),
-				  .uffd = uffd,
-				  .flags = FERRY_MOVE_STRICT,
-				  .dst = (uintptr_t)to,
-				  .src = (uintptr_t)from,
-				  .len = len};
-	must_ferry(ferry_move(&move), "ferry_move");
-}
-
-static void move_turn(const struct bench *b, struct mover *m, uint64_t seed)
+static void move_turn(struct bench *b, struct mover *m)
 {
 	uint64_t len = b->faults * BENCH_PAGE, step = m->pages * BENCH_PAGE, n = len / step;
 	char *to = memory_map(len, MADV_NOHUGEPAGE), *from = memory_map(len, MADV_NOHUGEPAGE);
-	uint64_t *took = calloc(n, sizeof(*took));
+	uint64_t *took = b->took, seed = b->seed++;
 	int uffd = raw_uffd(UFFD_FEATURE_MOVE);
 
-	if (!took)
-		bench_fail("no memory");
 	raw_register(uffd, to, len, UFFDIO_REGISTER_MODE_MISSING);
 	memory_fill(from, len, seed);
 	for (uint64_t i = 0; i < n; i++) {
 		int64_t before = bench_now();
 		if (m->ours)
-			move_ours(uffd, to + i * step, from + i * step, step);
+			serve_move(uffd, to + i * step, from + i * step, step);
 		else
 			raw_move(uffd, to + i * step, from + i * step, step);
 		took[i] = (uint64_t)(bench_now() - before);
@@ -251,71 +189,10 @@ static void move_turn(const struct bench *b, struct mover *m, uint64_t seed)
 	qsort(took, n, sizeof(*took), compare_u64);
 	series_add(&m->p50, rank(took, n, 500));
 	series_add(&m->p99, rank(took, n, 990));
-	free(took);
 	close(uffd);
 	munmap(to, len);
 	munmap(from, len);
 }
-
-/* ---- what is compared with what */
-
-enum {
-	BARE_SAME,
-	OURS_FOLLOW,
-	OURS_SAME,
-	BARE_OTHER,
-	OURS_OTHER,
-	BARE_FREE,
-	OURS_FREE,
-	OURS_FOLLOW_FREE,
-	BARE_MOVE,
-	OURS_MOVE,
-	WAYS
-};
-
-static struct way ways[WAYS] = {
-	[BARE_SAME] = {.what = "bare loop, poll+read+COPY, on the faulting thread's CPU",
-		       .place = PLACE_SAME},
-	[OURS_FOLLOW] = {.what = "ferry_loop_run, source of memory, FERRY_CPU_FOLLOW (the default)",
-			 .ours = true,
-			 .place = PLACE_FOLLOW},
-	[OURS_SAME] = {.what = "ferry_loop_run, source of memory, cpu of the faulting thread",
-		       .ours = true,
-		       .place = PLACE_SAME},
-	[BARE_OTHER] = {.what = "bare loop, poll+read+COPY, on another CPU", .place = PLACE_OTHER},
-	[OURS_OTHER] = {.what = "ferry_loop_run, source of memory, another cpu",
-			.ours = true,
-			.place = PLACE_OTHER},
-	[BARE_FREE] = {.what = "bare loop, poll+read+COPY, no thread bound", .place = PLACE_FREE},
-	[OURS_FREE] = {.what = "ferry_loop_run, source of memory, FERRY_CPU_ANY, no thread bound",
-		       .ours = true,
-		       .place = PLACE_FREE},
-	[OURS_FOLLOW_FREE] =
-		{.what = "ferry_loop_run, source of memory, FERRY_CPU_FOLLOW, faulting "
-			 "thread not bound",
-		 .ours = true,
-		 .place = PLACE_FOLLOW_FREE},
-	[BARE_MOVE] = {.what = "bare loop, poll+read+MOVE, on the faulting thread's CPU",
-		       .move = true,
-		       .place = PLACE_SAME},
-	[OURS_MOVE] = {.what = "ferry_loop_run, source that answers MOVE, FERRY_CPU_FOLLOW",
-		       .ours = true,
-		       .move = true,
-		       .place = PLACE_FOLLOW},
-};
-
-static const struct pairing {
-	const char *name;
-	int base, ours;
-	double limit50, limit99;
-} pairings[] = {
-	{"copy_same_cpu", BARE_SAME, OURS_FOLLOW, 1.05, 1.1},
-	{"copy_same_cpu_fixed", BARE_SAME, OURS_SAME, 0, 0},
-	{"copy_other_cpu", BARE_OTHER, OURS_OTHER, 0, 0},
-	{"copy_unplaced", BARE_FREE, OURS_FREE, 0, 0},
-	{"copy_unplaced_follow", BARE_FREE, OURS_FOLLOW_FREE, 0, 0},
-	{"move_same_cpu", BARE_MOVE, OURS_MOVE, 0, 0},
-};
 
 static struct mover movers[] = {
 	{.what = "bare UFFDIO_MOVE, 1 page a call", .pages = 1},
@@ -324,10 +201,53 @@ static struct mover movers[] = {
 	{.what = "ferry_move, strict, 64 pages a call", .ours = true, .pages = 64},
 };
 
-static bool runs_here(const struct bench *b, const struct way *w)
+/* ---- what is compared with what */
+
+static const char *why_not(const struct bench *b, const struct pairing *p)
 {
-	return (w->place != PLACE_OTHER || b->other >= 0) &&
-	       (!w->move || (raw_features() & UFFD_FEATURE_MOVE));
+	const char *lacking = serve_why_not(p->page->kind);
+
+	if (lacking)
+		return lacking;
+	return p->placing->bare == PLACE_OTHER && b->other < 0 ? "there is one CPU only" : NULL;
+}
+
+static void add_pairing(struct bench *b, const struct page_kind *page,
+			const struct placing *placing, bool process)
+{
+	const char *call = serve_needs[page->kind].call, *of = process ? " of another process" : "";
+	struct pairing *p = &b->pairings[b->n++];
+
+	p->page = page;
+	p->placing = placing;
+	p->process = process;
+	p->skipped = why_not(b, p);
+	p->faults = b->faults;
+	if (!b->report.o.quick && (page->kind != SERVE_COPY || process))
+		p->faults = FAULTS_MORE;
+	snprintf(p->name, sizeof(p->name), "%s%s_%s", page->name, process ? "_by_process" : "",
+		 placing->name);
+	snprintf(p->bare.what, sizeof(p->bare.what), "bare loop%s, poll+read+%s, %s", of, call,
+		 placing->bare_where);
+	snprintf(p->ours.what, sizeof(p->ours.what), "ferry_loop_run%s, %s, %s", of, page->source,
+		 placing->ours_where);
+	p->ours.ours = true;
+}
+
+static void add_kind(struct bench *b, const struct page_kind *page, bool process)
+{
+	for (unsigned int i = 0; i < PLACINGS; i++)
+		if (!placings[i].few || (page->kind == SERVE_COPY && !process))
+			add_pairing(b, page, &placings[i], process);
+}
+
+static void add_pairings(struct bench *b)
+{
+	for (unsigned int i = 0; i < KINDS; i++)
+		add_kind(b, &kinds[i], false);
+	for (unsigned int i = 0; i < KINDS; i++)
+		if (kinds[i].kind != SERVE_MOVE)
+			add_kind(b, &kinds[i], true);
 }
 
 static void compare(struct bench *b, const char *name, const char *what, const char *unit,
@@ -346,56 +266,57 @@ static void compare(struct bench *b, const char *name, const char *what, const c
 						    .limit = limit});
 }
 
+static void distribute(struct bench *b, const struct pairing *p, const struct way *w)
+{
+	char group[64];
+
+	/* One picture for each kind; where ours is placed in other ways is another. */
+	snprintf(group, sizeof(group), "%s%s", p->page->name,
+		 p->process        ? "_by_process"
+		 : p->placing->few ? "_placed"
+				   : "");
+	report_histogram(&b->report, &(struct distribution){.name = p->name,
+							    .what = w->what,
+							    .group = group,
+							    .ours = w->ours,
+							    .h = &w->all});
+}
+
 static void report_pairing(struct bench *b, const struct pairing *p)
 {
-	const struct way *base = &ways[p->base], *ours = &ways[p->ours];
+	const struct way *bare = &p->bare, *ours = &p->ours;
+	/* What is required is required of the default. */
+	bool required = p == b->pairings;
 
-	if (!base->nall || !ours->nall) {
-		report_skip(&b->report, p->name,
-			    base->move ? "the kernel has no UFFDIO_MOVE" : "there is one CPU only");
+	if (p->skipped) {
+		report_skip(&b->report, p->name, p->skipped);
 		return;
 	}
-	compare(b, p->name, "p50", "us", base->what, &base->p50, ours->what, &ours->p50,
-		p->limit50);
-	compare(b, p->name, "p99", "us", base->what, &base->p99, ours->what, &ours->p99,
-		p->limit99);
-	compare(b, p->name, "p99.9", "us", base->what, &base->p999, ours->what, &ours->p999, 0);
+	compare(b, p->name, "p50", "us", bare->what, &bare->p50, ours->what, &ours->p50,
+		required ? 1.05 : 0);
+	compare(b, p->name, "p99", "us", bare->what, &bare->p99, ours->what, &ours->p99,
+		required ? 1.1 : 0);
+	compare(b, p->name, "p99.9", "us", bare->what, &bare->p999, ours->what, &ours->p999, 0);
+	distribute(b, p, bare);
+	distribute(b, p, ours);
 }
 
-static void report_all_samples(struct bench *b)
+static void report_mover(struct bench *b, const char *name, const struct mover *base,
+			 const struct mover *ours)
 {
-	struct json_object *list = json_object_new_array();
-
-	for (int i = 0; i < WAYS; i++) {
-		struct way *w = &ways[i];
-		if (!w->nall)
-			continue;
-		struct json_object *o = json_object_new_object();
-		qsort(w->all, w->nall, sizeof(*w->all), compare_u64);
-		put_text(o, "what", w->what);
-		put_text(o, "unit", "us");
-		json_object_object_add(o, "faults", json_object_new_int64((int64_t)w->nall));
-		put_number(o, "p50", rank(w->all, w->nall, 500));
-		put_number(o, "p99", rank(w->all, w->nall, 990));
-		put_number(o, "p99.9", rank(w->all, w->nall, 999));
-		put_number(o, "max", rank(w->all, w->nall, 1000));
-		json_object_array_add(list, o);
-	}
-	json_object_object_add(b->report.root, "all_rounds", list);
+	compare(b, name, "p50", "us", base->what, &base->p50, ours->what, &ours->p50, 0);
+	compare(b, name, "p99", "us", base->what, &base->p99, ours->what, &ours->p99, 0);
 }
 
-/* Pages are touched in no order: neither loop may profit from a pattern. */
-static void shuffle(struct bench *b)
+static void report_all(struct bench *b)
 {
-	uint64_t state = 88172645463325252ull;
-
-	for (unsigned int i = 0; i < b->faults; i++) {
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		unsigned int j = (unsigned int)(state % (i + 1ull));
-		b->order[i] = b->order[j];
-		b->order[j] = i;
+	for (unsigned int i = 0; i < b->n; i++)
+		report_pairing(b, &b->pairings[i]);
+	report_skip(&b->report, "move_by_process",
+		    "UFFDIO_MOVE moves within the calling process only, on a stock kernel");
+	if (movers[0].p50.n) {
+		report_mover(b, "ferry_move_1_page", &movers[0], &movers[1]);
+		report_mover(b, "ferry_move_64_pages", &movers[2], &movers[3]);
 	}
 }
 
@@ -406,12 +327,10 @@ static void prepare(struct bench *b)
 	b->cpu = cpu_besides(&b->allowed, -1);
 	b->other = cpu_besides(&b->allowed, b->cpu);
 	b->order = calloc(b->faults, sizeof(*b->order));
-	for (int i = 0; i < WAYS; i++) {
-		ways[i].all = calloc(b->faults * b->report.o.rounds, sizeof(*ways[i].all));
-		if (!ways[i].all || !b->order)
-			bench_fail("no memory");
-	}
-	shuffle(b);
+	b->took = calloc(b->faults, sizeof(*b->took));
+	if (!b->order || !b->took)
+		bench_fail("no memory");
+	add_pairings(b);
 }
 
 int main(int argc, char **argv)
@@ -423,23 +342,18 @@ int main(int argc, char **argv)
 		    "How long does a thread wait for a missing page that the library serves?", 15);
 	prepare(&b);
 	for (unsigned int round = 0; round < b.report.o.rounds; round++) {
-		for (int i = 0; i < WAYS; i++)
-			if (runs_here(&b, &ways[i]))
-				turn(&b, &ways[i], round * WAYS + (unsigned int)i);
-		for (unsigned int i = 0; i < nmovers && raw_features() & UFFD_FEATURE_MOVE; i++)
-			move_turn(&b, &movers[i], round * nmovers + i);
+		for (unsigned int i = 0; i < b.n; i++) {
+			struct pairing *p = &b.pairings[i];
+			if (p->skipped)
+				continue;
+			turn(&b, p, &p->bare);
+			turn(&b, p, &p->ours);
+		}
+		for (unsigned int i = 0; i < nmovers && !serve_why_not(SERVE_MOVE); i++)
+			move_turn(&b, &movers[i]);
 	}
-	for (unsigned int i = 0; i < sizeof(pairings) / sizeof(pairings[0]); i++)
-		report_pairing(&b, &pairings[i]);
-	for (unsigned int i = 0; i < nmovers && movers[i].p50.n; i += 2) {
-		const struct mover *base = &movers[i], *ours = &movers[i + 1];
-		const char *name = i ? "ferry_move_64_pages" : "ferry_move_1_page";
-		compare(&b, name, "p50", "us", base->what, &base->p50, ours->what, &ours->p50, 0);
-		compare(&b, name, "p99", "us", base->what, &base->p99, ours->what, &ours->p99, 0);
-	}
-	report_all_samples(&b);
-	for (int i = 0; i < WAYS; i++)
-		free(ways[i].all);
+	report_all(&b);
 	free(b.order);
+	free(b.took);
 	return report_close(&b.report);
 }

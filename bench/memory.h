@@ -37,6 +37,16 @@ static inline void memory_check(const void *mem, uint64_t len, uint64_t seed, co
 				   (unsigned long long)(i / PAGE_WORDS));
 }
 
+static inline void memory_check_zero(const void *mem, uint64_t len, const char *what)
+{
+	const uint64_t *w = mem;
+
+	for (uint64_t i = 0; i < len / sizeof(*w); i++)
+		if (w[i])
+			bench_fail("%s: wrong contents in page %llu", what,
+				   (unsigned long long)(i / PAGE_WORDS));
+}
+
 /* Empty private memory, aligned to 2 MiB so that its blocks are the kernel's; @advice: of madvise.
  */
 static inline void *memory_map(uint64_t len, int advice)
@@ -53,6 +63,24 @@ static inline void *memory_map(uint64_t len, int advice)
 	/* EINVAL: a kernel without huge pages, where there is nothing to advise. */
 	if (madvise(mem, len, advice) < 0 && errno != EINVAL)
 		bench_fail("madvise failed: %s", strerror(errno));
+	return mem;
+}
+
+/* A file in memory. */
+static inline int memory_file(uint64_t len)
+{
+	int fd = (int)must(memfd_create("bench", MFD_CLOEXEC), "memfd_create");
+
+	must(ftruncate(fd, (off_t)len), "ftruncate");
+	return fd;
+}
+
+static inline char *memory_map_file(int fd, uint64_t len)
+{
+	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (mem == MAP_FAILED)
+		bench_fail("the memfd can't be mapped: %s", strerror(errno));
 	return mem;
 }
 
@@ -77,6 +105,17 @@ static inline uint64_t memory_huge(const void *mem, uint64_t len)
 	}
 	fclose(smaps);
 	return sum;
+}
+
+/* Does this host give so much memory in huge pages? NULL: yes. */
+static inline const char *memory_why_not_huge(uint64_t len)
+{
+	char *mem = memory_map(len, MADV_HUGEPAGE);
+
+	memory_fill(mem, len, 0);
+	uint64_t huge = memory_huge(mem, len);
+	munmap(mem, len);
+	return huge == len ? NULL : "the kernel gives no huge pages, or not enough of them";
 }
 
 #endif

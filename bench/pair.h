@@ -14,6 +14,7 @@
 /* What the taker has to say at the end, in memory that both share. */
 struct pair_news {
 	int64_t end_ns; /* when it had all, by its own clock, which is everybody's */
+	int64_t cpu_ns; /* its processor time until then */
 	uint64_t huge;  /* bytes in huge pages */
 };
 
@@ -50,6 +51,12 @@ static inline struct pair pair_start(taker_fn *fn, const void *arg)
 	close(sv[1]);
 	p.sock = sv[0];
 	return p;
+}
+
+static inline void pair_has_all(struct pair_news *news)
+{
+	news->end_ns = bench_now();
+	news->cpu_ns = bench_cpu_now();
 }
 
 /* The taker has checked its memory; a bad word there is a bad exit here. */

@@ -13,18 +13,8 @@
  * The baselines that keep need the memory twice. In a virtual machine whose host takes free pages
  * back they mostly show how fast the host gives new ones, so the limit is set for the others.
  */
-#include <sys/prctl.h>
-#include <sys/uio.h>
-
-#include "bench/handover.h"
-#include "bench/memory.h"
-#include "bench/pair.h"
-#include "bench/raw.h"
 #include "bench/report.h"
-
-#ifndef PR_SET_PTRACER
-#define PR_SET_PTRACER 0x59616d61
-#endif
+#include "bench/transfer.h"
 
 #define LEN       (1ull << 30)
 #define LEN_QUICK (32ull << 20)
@@ -42,20 +32,6 @@ struct way {
 	struct series arrive; /* huge only: share of the bytes in huge pages at the taker */
 };
 
-/* One turn, as both processes know it. */
-struct turn {
-	const struct way *way;
-	uint64_t len, seed;
-	char *mem; /* the giver's */
-	pid_t giver;
-};
-
-static void finish_taker(const struct turn *t, const char *mem, struct pair_news *news)
-{
-	news->huge = memory_huge(mem, t->len);
-	memory_check(mem, t->len, t->seed, t->way->what);
-}
-
 /* What one turn cost the giver, ns. */
 struct cost {
 	double wall, cpu;
@@ -66,41 +42,18 @@ static struct cost cost_since(int64_t wall, int64_t cpu)
 	return (struct cost){(double)(bench_now() - wall), (double)(bench_cpu_now() - cpu)};
 }
 
-static char *taker_memory(const struct turn *t)
-{
-	return memory_map(t->len, t->way->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-}
-
-static void release(char *mem, uint64_t len)
-{
-	must(madvise(mem, len, MADV_DONTNEED), "MADV_DONTNEED");
-}
-
 /* ---- the library */
 
-static void ours_take(int sock, struct pair_news *news, const void *arg)
+static struct cost ours_give(const struct transfer *t, struct pair *pair)
 {
-	const struct turn *t = arg;
-	char *mem = taker_memory(t);
-	struct ferry_take *take = take_open(sock);
-
-	take_until_committed(take, mem);
-	take_done(take);
-	finish_taker(t, mem, news);
-	ferry_take_close(take);
-}
-
-static struct cost ours_give(const struct turn *t, struct pair *pair)
-{
-	struct ferry_range range = {.addr = (uintptr_t)t->mem, .len = t->len, .id = 1};
-	uint32_t allowed = t->way->huge ? FERRY_WAY_AUTO : FERRY_WAY_BIT(FERRY_WAY_COPY);
-	struct ferry_give *give = give_until_ready(pair->sock, &range, allowed);
+	uint32_t allowed = t->huge ? FERRY_WAY_AUTO : FERRY_WAY_BIT(FERRY_WAY_COPY);
+	struct ferry_give *give = transfer_give(t, pair, allowed);
 	int64_t cpu = bench_cpu_now();
 	struct ferry_report r = give_commit_and_drain(give);
 
 	/* The figure must be about what it says it is about. */
-	if (!t->way->huge && r.bytes[FERRY_WAY_COPY] != t->len)
-		bench_fail("%s: only %llu of %llu bytes were copied", t->way->what,
+	if (!t->huge && r.bytes[FERRY_WAY_COPY] != t->len)
+		bench_fail("%s: only %llu of %llu bytes were copied", t->what,
 			   (unsigned long long)r.bytes[FERRY_WAY_COPY], (unsigned long long)t->len);
 	return (struct cost){(double)r.drain_ns, (double)(bench_cpu_now() - cpu)};
 }
@@ -109,17 +62,17 @@ static struct cost ours_give(const struct turn *t, struct pair *pair)
 
 static void copy_take(int sock, struct pair_news *news, const void *arg)
 {
-	const struct turn *t = arg;
-	char *mem = taker_memory(t);
+	const struct transfer *t = arg;
+	char *mem = transfer_map(t);
 	int uffd = raw_uffd(0);
 
 	raw_register(uffd, mem, t->len, UFFDIO_REGISTER_MODE_MISSING);
 	raw_send_fd(sock, uffd, (uintptr_t)mem);
 	raw_recv_bytes(sock, 1);
-	finish_taker(t, mem, news);
+	transfer_check(t, mem, news);
 }
 
-static struct cost copy_give(const struct turn *t, struct pair *pair)
+static struct cost copy_give(const struct transfer *t, struct pair *pair)
 {
 	uint64_t dst;
 	int uffd = raw_recv_fd(pair->sock, &dst);
@@ -127,8 +80,7 @@ static struct cost copy_give(const struct turn *t, struct pair *pair)
 
 	for (uint64_t at = 0; at < t->len; at += BENCH_HUGE) {
 		raw_copy(uffd, dst + at, t->mem + at, BENCH_HUGE);
-		if (t->way->release)
-			release(t->mem + at, BENCH_HUGE);
+		transfer_release(t, at, BENCH_HUGE);
 	}
 	struct cost cost = cost_since(start, cpu);
 	raw_send_byte(pair->sock);
@@ -139,48 +91,34 @@ static struct cost copy_give(const struct turn *t, struct pair *pair)
 
 /* ---- bare, huge */
 
-static void read_giver(const struct turn *t, char *to, const char *from)
-{
-	struct iovec local = {to, BENCH_HUGE}, remote = {(void *)(uintptr_t)from, BENCH_HUGE};
-	long n = must(process_vm_readv(t->giver, &local, 1, &remote, 1, 0), "process_vm_readv");
-
-	if (n != (long)BENCH_HUGE)
-		bench_fail("process_vm_readv stopped at %ld bytes", n);
-}
-
 static void stage_take(int sock, struct pair_news *news, const void *arg)
 {
-	const struct turn *t = arg;
-	char *mem = taker_memory(t), *stage = memory_map(BENCH_HUGE, MADV_HUGEPAGE);
+	const struct transfer *t = arg;
+	char *mem = transfer_map(t), *stage = memory_map(BENCH_HUGE, MADV_HUGEPAGE);
 	int uffd = raw_uffd(UFFD_FEATURE_MOVE);
 
 	raw_register(uffd, mem, t->len, UFFDIO_REGISTER_MODE_MISSING);
 	raw_recv_bytes(sock, 1);
 	for (uint64_t at = 0; at < t->len; at += BENCH_HUGE) {
-		read_giver(t, stage, t->mem + at);
+		transfer_read(t, stage, at, BENCH_HUGE);
 		raw_move(uffd, mem + at, stage, BENCH_HUGE);
-		if (t->way->release)
+		if (t->release)
 			raw_send_byte(sock);
 	}
 	raw_send_byte(sock);
-	finish_taker(t, mem, news);
+	transfer_check(t, mem, news);
 }
 
-static struct cost stage_give(const struct turn *t, struct pair *pair)
+static struct cost stage_give(const struct transfer *t, struct pair *pair)
 {
-	/* Matters only under Yama. */
-	prctl(PR_SET_PTRACER, (unsigned long)pair->taker, 0, 0, 0);
+	transfer_let_read(pair->taker);
 	int64_t start = bench_now(), cpu = bench_cpu_now();
 
 	raw_send_byte(pair->sock);
-	for (uint64_t at = 0; t->way->release && at < t->len;) {
-		uint64_t n = raw_recv_bytes(pair->sock, (t->len - at) / BENCH_HUGE);
-		release(t->mem + at, n * BENCH_HUGE);
-		at += n * BENCH_HUGE;
-	}
+	transfer_release_as_read(t, pair->sock);
 	raw_recv_bytes(pair->sock, 1);
 	struct cost cost = cost_since(start, cpu);
-	prctl(PR_SET_PTRACER, 0, 0, 0, 0);
+	transfer_let_read(0);
 	close(pair->sock);
 	return cost;
 }
@@ -189,12 +127,14 @@ static struct cost stage_give(const struct turn *t, struct pair *pair)
 
 static void turn(struct bench *b, struct way *way, uint64_t seed)
 {
-	struct turn t = {.way = way, .len = b->len, .seed = seed, .giver = getpid()};
-	taker_fn *take = way->ours ? ours_take : way->huge ? stage_take : copy_take;
+	struct transfer t = {.what = way->what,
+			     .huge = way->huge,
+			     .release = way->release,
+			     .len = b->len,
+			     .seed = seed};
+	taker_fn *take = way->ours ? transfer_take : way->huge ? stage_take : copy_take;
 
-	t.mem = memory_map(t.len, way->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	must(madvise(t.mem, t.len, MADV_DONTFORK), "MADV_DONTFORK");
-	memory_fill(t.mem, t.len, seed);
+	transfer_open(&t);
 	struct pair pair = pair_start(take, &t);
 	struct cost cost = way->ours   ? ours_give(&t, &pair)
 			   : way->huge ? stage_give(&t, &pair)
@@ -276,11 +216,7 @@ static const char *why_not_huge(const struct bench *b)
 {
 	if (!(raw_features() & UFFD_FEATURE_MOVE))
 		return "the kernel has no UFFDIO_MOVE";
-	char *mem = memory_map(b->len, MADV_HUGEPAGE);
-	memory_fill(mem, b->len, 0);
-	uint64_t huge = memory_huge(mem, b->len);
-	munmap(mem, b->len);
-	return huge == b->len ? NULL : "the kernel gives no huge pages, or not enough of them";
+	return memory_why_not_huge(b->len);
 }
 
 int main(int argc, char **argv)

@@ -63,16 +63,50 @@ static inline void raw_copy(int uffd, uint64_t dst, const void *src, uint64_t le
 	must(ioctl(uffd, UFFDIO_COPY, &arg), "UFFDIO_COPY");
 }
 
+static inline void raw_wake(int uffd, uint64_t dst, uint64_t len)
+{
+	struct uffdio_range arg = {dst, len};
+	must(ioctl(uffd, UFFDIO_WAKE, &arg), "UFFDIO_WAKE");
+}
+
+/*
+ * A page that the kernel itself is migrating makes it try again. Linux 6.18 forgets after that that
+ * it has moved the page, and says EEXIST, or EAGAIN and that it has moved less than it has. Whether
+ * what is there is the right page shows when the contents are checked.
+ */
 static inline void raw_move(int uffd, const void *dst, const void *src, uint64_t len)
 {
-	struct uffdio_move arg = {.dst = (uintptr_t)dst, .src = (uintptr_t)src, .len = len};
-	must(ioctl(uffd, UFFDIO_MOVE, &arg), "UFFDIO_MOVE");
+	for (uint64_t done = 0; done < len;) {
+		uint64_t to = (uintptr_t)dst + done;
+		struct uffdio_move arg = {
+			.dst = to, .src = (uintptr_t)src + done, .len = len - done};
+		if (ioctl(uffd, UFFDIO_MOVE, &arg) == 0)
+			return;
+		if (errno != EAGAIN && errno != EEXIST)
+			bench_fail("UFFDIO_MOVE failed: %s", strerror(errno));
+		bool there = errno == EEXIST;
+		if (there)
+			raw_wake(uffd, to, BENCH_PAGE);
+		done += there ? BENCH_PAGE : arg.move > 0 ? (uint64_t)arg.move : 0;
+	}
 }
 
 static inline void raw_continue(int uffd, uint64_t dst, uint64_t len)
 {
 	struct uffdio_continue arg = {.range = {dst, len}};
 	must(ioctl(uffd, UFFDIO_CONTINUE, &arg), "UFFDIO_CONTINUE");
+}
+
+static inline void raw_zeropage(int uffd, uint64_t dst, uint64_t len)
+{
+	struct uffdio_zeropage arg = {.range = {dst, len}};
+	must(ioctl(uffd, UFFDIO_ZEROPAGE, &arg), "UFFDIO_ZEROPAGE");
+}
+
+static inline void raw_protect(int uffd, uint64_t dst, uint64_t len, bool protect)
+{
+	struct uffdio_writeprotect arg = {{dst, len}, protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+	must(ioctl(uffd, UFFDIO_WRITEPROTECT, &arg), "UFFDIO_WRITEPROTECT");
 }
 
 /* One descriptor and one number to the peer. */

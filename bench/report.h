@@ -378,7 +378,8 @@ static inline int report_close(struct report *r)
 	puts(json_object_to_json_string_ext(r->root, JSON_C_TO_STRING_PRETTY));
 	json_object_put(r->root);
 	fprintf(stderr, "%s: ours to baseline: %s; %s, %u rounds, contents right\n",
-		program_invocation_short_name, r->line, r->noisy ? "noisy" : "quiet", r->o.rounds);
+		program_invocation_short_name, r->line[0] ? r->line : "nothing is required",
+		r->noisy ? "noisy" : "quiet", r->o.rounds);
 	return 0;
 }
 

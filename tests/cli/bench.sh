@@ -70,7 +70,30 @@ sub spread {
 		if $s->{median} < $s->{min} || $s->{median} > $s->{max};
 }
 
-my %seen;
+sub point {
+	my ($name, $curve, $last) = @_;
+	die "$name: no $_ of its curve\n" for grep { !length($curve->{$_} // '') } qw(name x x_what);
+	die "$name: not in the order of x\n" if $curve->{x} <= ($last->{$curve->{name}} // 0);
+	$last->{$curve->{name}} = $curve->{x};
+}
+
+sub histogram {
+	my ($h) = @_;
+	my ($name, $edge, $sum) = ("$h->{group}, $h->{name}, $h->{side}", -1, 0);
+	die "$name: no $_\n" for grep { !length($h->{$_} // '') } qw(name what group unit count);
+	die "$name: of no side\n" unless $h->{side} =~ /^(baseline|ours)$/;
+	for my $bucket (@{$h->{buckets}}) {
+		die "$name: a bucket is out of order, or empty\n"
+			if $bucket->[0] <= $edge || $bucket->[1] <= 0;
+		$edge = $bucket->[0];
+		$sum += $bucket->[1];
+	}
+	die "$name: the buckets have $sum of $h->{count}\n" if $sum != $h->{count} || !$sum;
+	my @ranks = (0, map({ $h->{$_} } qw(p50 p90 p99 p999 max)), $edge);
+	die "$name: percentiles out of order\n" if grep { $ranks[$_] > $ranks[$_ + 1] } 0 .. $#ranks - 1;
+}
+
+my (%seen, %last, %sides);
 for my $c (@{$r->{results}}) {
 	my $name = $c->{name} // die "a result has no name\n";
 	die "$name comes twice\n" if $seen{$name}++;
@@ -80,6 +103,7 @@ for my $c (@{$r->{results}}) {
 	}
 	die "$name: no unit\n" unless length($c->{unit} // '');
 	spread("$name, $_", $c->{$_}) for qw(baseline ours ratio);
+	point($name, $c->{curve}, \%last) if $c->{curve};
 	my $ratio = $c->{ours}{median} / $c->{baseline}{median};
 	die "$name: the ratio of medians is $c->{ratio}{of_medians}, not $ratio\n"
 		if abs($ratio / $c->{ratio}{of_medians} - 1) > 0.02;
@@ -88,6 +112,13 @@ for my $c (@{$r->{results}}) {
 		$c->{ratio}{of_medians} >= $q->{at_least};
 	die "$name: reached is wrong\n" if ($reached xor $q->{reached});
 }
+for my $h (@{$r->{histograms} // []}) {
+	histogram($h);
+	die "$h->{name}, $h->{side}: comes twice\n" if $sides{$h->{name}}{$h->{side}}++;
+}
+die "$_: a histogram of one side only\n" for grep { keys(%{$sides{$_}}) != 2 } keys %sides;
+die "no histograms\n" if $bench eq 'fault' && !%sides;
+die "no curves\n" if $bench eq 'batch' && !%last;
 for my $name (@required) {
 	my ($c) = grep { $_->{name} eq $name } @{$r->{results}};
 	die "$name: missing, or without its limit\n" unless $c && $c->{required};
@@ -95,8 +126,9 @@ for my $name (@required) {
 PERL
 }
 
-# One bit of the memory is turned over: at the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process, in what its
-# SPOIL_READ-th process_vm_readv brings, or in a child after the SPOIL_FORK-th fork.
+# One bit of the memory is turned over: at the SPOIL-th UFFDIO_COPY or UFFDIO_CONTINUE of a process, its SPOIL_MOVE-th
+# UFFDIO_MOVE, SPOIL_ZEROPAGE-th UFFDIO_ZEROPAGE or SPOIL_PROTECT-th UFFDIO_WRITEPROTECT, in what its SPOIL_READ-th
+# process_vm_readv brings, or in a child after the SPOIL_FORK-th fork.
 build_spoiler() {
 	cat >"$dir/spoil.c" <<'C'
 #define _GNU_SOURCE
@@ -106,9 +138,8 @@ build_spoiler() {
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
+#include "lib/uffd_abi.h"
 
 static int asked(const char *name, int calls)
 {
@@ -173,25 +204,41 @@ static void spoil_memfd(void)
 	}
 }
 
+static int ioctl_is(unsigned long request, unsigned long wanted, int *calls, const char *name)
+{
+	return request == wanted && asked(name, ++*calls);
+}
+
+static void flip(unsigned long long address)
+{
+	*(unsigned char *)(unsigned long)address ^= 4;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
-	static int calls;
+	static int calls, moves, zeropages, protects;
+	int copy = request == UFFDIO_COPY, now = copy || request == UFFDIO_CONTINUE;
 	va_list ap;
 
 	va_start(ap, request);
 	void *arg = va_arg(ap, void *);
 	va_end(ap);
-	int copy = request == UFFDIO_COPY, now = copy || request == UFFDIO_CONTINUE;
-
 	now = now && asked("SPOIL", ++calls);
 	if (now && copy)
-		*(unsigned char *)(unsigned long)((struct uffdio_copy *)arg)->src ^= 4;
+		flip(((struct uffdio_copy *)arg)->src);
 	else if (now)
 		spoil_memfd();
-	return ((int (*)(int, unsigned long, void *))dlsym(RTLD_NEXT, "ioctl"))(fd, request, arg);
+	if (ioctl_is(request, UFFDIO_MOVE, &moves, "SPOIL_MOVE"))
+		flip(((struct uffdio_move *)arg)->src);
+	if (ioctl_is(request, UFFDIO_WRITEPROTECT, &protects, "SPOIL_PROTECT"))
+		flip(((struct uffdio_writeprotect *)arg)->range.start);
+	int ret = ((int (*)(int, unsigned long, void *))dlsym(RTLD_NEXT, "ioctl"))(fd, request, arg);
+	if (ioctl_is(request, UFFDIO_ZEROPAGE, &zeropages, "SPOIL_ZEROPAGE"))
+		flip(((struct uffdio_zeropage *)arg)->range.start);
+	return ret;
 }
 C
-	${CC:-cc} -shared -fPIC -o "$dir/spoil.so" "$dir/spoil.c" -ldl
+	${CC:-cc} -shared -fPIC -I. -o "$dir/spoil.so" "$dir/spoil.c" -ldl
 }
 
 # spoiled BENCH NAME=CALL WHO: the contents that WHO brings are wrong from a call on.
@@ -212,6 +259,7 @@ test_run() {
 	fi
 	check "$bench runs" status_is 0
 	check "$bench prints a whole report" read_report "$bench" "$@"
+	cp "$dir/out" "$dir/report"
 	check "$bench says it in one line" one_line "$bench" "ours to baseline: .* contents right$"
 }
 
@@ -226,8 +274,28 @@ test_bench() {
 	check "$bench fails when the library's contents are wrong" spoiled "$bench" "$ferry" ferry
 }
 
+# also_spoiled BENCH WHAT BARE FERRY: what spoils the contents in another kind of call.
+also_spoiled() {
+	[ "$status" -eq 2 ] && return
+	if grep -q "the kernel has no UFFDIO_$2" "$dir/report"; then
+		skip "$1 fails when $2 brings wrong contents" "the kernel has no UFFDIO_$2"
+		return
+	fi
+	check "$1 fails when the baseline's $2 brings wrong contents" spoiled "$1" "$3" bare
+	check "$1 fails when the library's $2 brings wrong contents" spoiled "$1" "$4" ferry
+}
+
 check "the spoiler is built" build_spoiler
 test_bench fault SPOIL=1 SPOIL=300 copy_same_cpu_p50 copy_same_cpu_p99
+also_spoiled fault MOVE SPOIL_MOVE=1 SPOIL_MOVE=300
+also_spoiled fault ZEROPAGE SPOIL_ZEROPAGE=1 SPOIL_ZEROPAGE=300
+# It goes on counting where its parent is when there is another process for the first time.
+check "fault fails when another process brings wrong contents" spoiled fault SPOIL=4100 "bare loop of another process"
+# The numbers leave room for what the library tries out first.
+test_bench batch SPOIL=100 SPOIL=700
+also_spoiled batch MOVE SPOIL_MOVE=100 SPOIL_MOVE=700
+also_spoiled batch ZEROPAGE SPOIL_ZEROPAGE=100 SPOIL_ZEROPAGE=700
+test_bench handover SPOIL_READ=1 SPOIL=2
 test_bench push SPOIL=1 SPOIL=20 push_copy
 test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
 test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \

@@ -65,7 +65,7 @@ static void test_counts(void **state)
 {
 	static struct histogram h;
 	uint64_t seed = 5, sum = 0, below = 0;
-	const uint64_t border = histogram_edge(histogram_slot(1000000));
+	const uint64_t border = histogram_edge(10 * HISTOGRAM_CUT);
 
 	(void)state;
 	for (unsigned int i = 0; i < VALUES; i++) {
