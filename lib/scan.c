@@ -139,8 +139,11 @@ uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len)
 
 bool scan_is_zero(const void *p, uint64_t len)
 {
-	const uint64_t *w = p;
+	const char *bytes = p;
+	uint64_t first;
 
-	/* The first word nearly always tells; memcmp of the range with itself does the rest fast. */
-	return !w[0] && !memcmp(w, w + 1, len - sizeof(*w));
+	/* What comes out of a stream lies anywhere. */
+	memcpy(&first, bytes, sizeof(first));
+	/* It nearly always tells; memcmp of the range with itself does the rest fast. */
+	return !first && !memcmp(bytes, bytes + sizeof(first), len - sizeof(first));
 }
