@@ -80,13 +80,14 @@ static void become(const struct bench_question *q, bool quick, const char *path,
 		   pid_t parent)
 {
 	const char *argv[ARGS];
-	char file[32], own[PATH_MAX];
+	char file[64], own[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", own, sizeof(own) - 1);
 
 	/* For the benches that measure this command. */
 	own[n > 0 ? n : 0] = 0;
 	setenv("PAGEFERRY_COMMAND", own, 1);
-	snprintf(file, sizeof(file), "/dev/fd/%d", out);
+	/* Not inherited: a bench may look at the descriptors of what it starts. */
+	snprintf(file, sizeof(file), "/proc/%d/fd/%d", (int)parent, out);
 	arguments(q, quick, path, file, argv);
 	int to = q->json_by_file ? open("/dev/null", O_WRONLY) : out;
 	if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent || to < 0 ||
@@ -175,8 +176,7 @@ static int run(const struct bench_question *q, bool quick, int out, struct why *
 int bench_ask(const struct bench_question *q, bool quick, struct json_object **answer,
 	      struct why *why)
 {
-	/* Without MFD_CLOEXEC: it is written by its name there. */
-	int out = memfd_create("figures", 0);
+	int out = memfd_create("figures", MFD_CLOEXEC);
 
 	*answer = NULL;
 	if (out < 0)

@@ -159,6 +159,18 @@ static int put_picture(FILE *out, struct json_object *question, const char *name
 	return plot(out, question, name, why);
 }
 
+/* One point is no curve. */
+static bool has_two(struct json_object *question, const struct bench_result *one)
+{
+	struct bench_result r;
+
+	for (size_t i = 0; i < bench_results(question); i++)
+		if (bench_result_at(question, i, &r) && r.curve && !strcmp(r.curve, one->curve) &&
+		    (r.x < one->x || r.x > one->x))
+			return true;
+	return false;
+}
+
 static int put_curves(FILE *out, struct json_object *question, struct why *why)
 {
 	struct names names = {.n = 0};
@@ -166,7 +178,7 @@ static int put_curves(FILE *out, struct json_object *question, struct why *why)
 	int ret = 0;
 
 	for (size_t i = 0; i < bench_results(question); i++)
-		if (bench_result_at(question, i, &r) && r.curve)
+		if (bench_result_at(question, i, &r) && r.curve && has_two(question, &r))
 			add_name(&names, r.curve);
 	for (size_t i = 0; !ret && i < names.n; i++)
 		ret = put_picture(out, question, names.v[i], why, bench_plot_curve);

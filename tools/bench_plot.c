@@ -131,7 +131,8 @@ struct plot {
 	unsigned int nlines;
 };
 
-static int plot_begin(struct plot *p, const char *x_what, const char *y_what)
+/* @nlines: each has a line of the legend below. */
+static int plot_begin(struct plot *p, size_t nlines, const char *x_what, const char *y_what)
 {
 	static unsigned int number;
 
@@ -146,11 +147,11 @@ static int plot_begin(struct plot *p, const char *x_what, const char *y_what)
 		return -ENOMEM;
 	}
 	fprintf(p->script,
-		"set terminal svg size 780,400 dynamic noenhanced font 'sans-serif,13' name 'p%u'\n"
+		"set terminal svg size 780,%zu dynamic noenhanced font 'sans-serif,13' name 'p%u'\n"
 		"set border 3 lc rgb 'black'\nset grid lc rgb '#808080' lw 0.4\n"
 		"set tics nomirror\nset key below left maxcols 1 samplen 3\nset logscale y\nset format y '%%g'\n"
 		"set xlabel ",
-		++number);
+		380 + 20 * nlines, ++number);
 	put_name(p->script, x_what);
 	fputs("\nset ylabel ", p->script);
 	put_name(p->script, y_what);
@@ -216,7 +217,7 @@ int bench_plot_curve(FILE *out, struct json_object *question, const char *curve,
 
 	if (!first_of(question, curve, &r))
 		return 0;
-	if (plot_begin(&p, r.x_what, r.unit))
+	if (plot_begin(&p, 2, r.x_what, r.unit))
 		return why_set(why, -ENOMEM, "out of memory");
 	fputs("set logscale x 2\nset offsets 0,0,0,0\n", p.script);
 	put_points(&p, question, curve, 0, true);
@@ -279,7 +280,7 @@ int bench_plot_histograms(FILE *out, struct json_object *question, const char *g
 	if (!n)
 		return 0;
 	const char *unit = json_get_string(json_object_array_get_idx(all, of[0]), "unit");
-	if (plot_begin(&p, unit ? unit : "", "part that takes longer"))
+	if (plot_begin(&p, n, unit ? unit : "", "part that takes longer"))
 		return why_set(why, -ENOMEM, "out of memory");
 	fputs("set logscale x 10\nset yrange [*:1]\n", p.script);
 	for (unsigned int i = 0; i < n; i++)

@@ -92,9 +92,9 @@ const struct bench_question bench_questions[] = {
 		.home = BENCH_TREE,
 		.json_by_file = true,
 		.quick = {"--quick"},
-		.full = {"--runs", "1"},
+		.full = {"--runs", "2", "--ram", "512,2048"},
 		.quick_s = 15,
-		.full_s = 60,
+		.full_s = 150,
 	},
 	{
 		.name = "module",

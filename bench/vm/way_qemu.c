@@ -167,6 +167,8 @@ static void ready_precopy(struct vm *vm)
 /* The old QEMU's memfd, which has no name by which the new one could open it. */
 static int find_memfd(pid_t pid, char *path, size_t size)
 {
+	/* It may have others: from its libraries, or inherited. */
+	static const char memfd[] = "/memfd:memory-backend-memfd";
 	char dir[64], target[PATH_MAX];
 	struct dirent *entry;
 	DIR *list;
@@ -177,7 +179,7 @@ static int find_memfd(pid_t pid, char *path, size_t size)
 		ssize_t n = readlinkat(dirfd(list), entry->d_name, target, sizeof(target) - 1);
 
 		target[n > 0 ? n : 0] = '\0';
-		if (strncmp(target, "/memfd:", 7) != 0)
+		if (strncmp(target, memfd, strlen(memfd)) != 0)
 			continue;
 		snprintf(path, size, "%s/%d", dir, atoi(entry->d_name));
 		closedir(list);

@@ -65,7 +65,9 @@ figures()
 		"more_is_better": false, "noisy": false, "curve": {"name": "line", "x": 4, "x_what": "pages"},
 		"baseline": {"what": "plain", "median": 2, "min": 2, "max": 2, "mad": 0},
 		"ours": {"what": "ours", "median": 2, "min": 1, "max": 3, "mad": 0},
-		"ratio": {"what": "of rounds", "median": $2, "of_medians": $2, "min": $3, "max": $4, "mad": 0}}],
+		"ratio": {"what": "of rounds", "median": $2, "of_medians": $2, "min": $3, "max": $4, "mad": 0}},
+		{"name": "larger", "unit": "ms", "noisy": false, "curve": {"name": "line", "x": 8, "x_what": "pages"},
+		"ours": {"what": "ours", "median": 3, "min": 2, "max": 4, "mad": 0}}],
 		"histograms": [{"name": "h", "what": "${5:-distribution}", "group": "waits", "side": "ours", "unit": "us",
 		"count": 3, "p50": 1, "p99": 2, "p999": 2, "max": 2, "buckets": [[1, 2], [2, 1]]}]}]}
 	END
@@ -161,7 +163,7 @@ ok "what has got worse is told" eval 'status_is 1 && grep -q "^WORSE .*some.*fig
 bench compare "$tmp/b" "$tmp/a"
 ok "what has got better is no failure" eval 'status_is 0 && grep -q "^better .*figure" "$tmp/out"'
 bench compare "$tmp/a" "$tmp/c"
-ok "what lies within the noise has not changed" eval 'status_is 0 && grep -q "^0 worse, 0 better, 1 within" "$tmp/out"'
+ok "what lies within the noise has not changed" eval 'status_is 0 && grep -q "^0 worse, 0 better, 2 within" "$tmp/out"'
 
 # ---- files of strangers
 
