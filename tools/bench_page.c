@@ -75,7 +75,7 @@ static void put_side(FILE *out, const struct bench_side *s, bool there)
 
 	bench_number(median, sizeof(median), there ? s->median : NAN);
 	fprintf(out, "<td class=n>%s</td><td class=\"n soft\">", median);
-	if (there && isfinite(s->min) && isfinite(s->max)) {
+	if (there && s->min < s->max) {
 		bench_number(min, sizeof(min), s->min);
 		bench_number(max, sizeof(max), s->max);
 		fprintf(out, "(%s to %s)", min, max);
@@ -255,7 +255,9 @@ static int put_question(FILE *out, struct json_object *question, struct why *why
 	const char *skipped = json_get_string(question, "skipped");
 	const char *method = json_get_string(question, "method");
 
-	fputs("<section>\n", out);
+	fputs("<section id=\"", out);
+	put_text(out, bench_name(question));
+	fputs("\">\n", out);
 	put_element(out, "h2", bench_name(question));
 	put_element(out, "p", about ? about : "");
 	if (skipped)

@@ -31,7 +31,7 @@ static const char *const colours[] = {"#3b7dd8", "#d9622b", "#2a9d74", "#a65ad1"
 static void put_name(FILE *out, const char *name)
 {
 	putc('\'', out);
-	for (size_t i = 0; name[i] && i < 120; i++)
+	for (size_t i = 0; name[i] && i < 110; i++)
 		putc(isalnum((unsigned char)name[i]) || strchr(" .,:()/%+-_", name[i]) ? name[i]
 										       : ' ',
 		     out);
@@ -149,7 +149,7 @@ static int plot_begin(struct plot *p, size_t nlines, const char *x_what, const c
 	fprintf(p->script,
 		"set terminal svg size 780,%zu dynamic noenhanced font 'sans-serif,13' name 'p%u'\n"
 		"set border 3 lc rgb 'black'\nset grid lc rgb '#808080' lw 0.4\n"
-		"set tics nomirror\nset key below left maxcols 1 samplen 3\nset logscale y\nset format y '%%g'\n"
+		"set tics nomirror\nset key below left Left reverse maxcols 1 samplen 3 font ',11'\nset logscale y\nset format y '%%g'\n"
 		"set xlabel ",
 		380 + 20 * nlines, ++number);
 	put_name(p->script, x_what);

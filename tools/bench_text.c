@@ -23,7 +23,7 @@ static void spread(char *text, size_t size, const struct bench_side *side)
 	bench_number(median, sizeof(median), side->median);
 	bench_number(min, sizeof(min), side->min);
 	bench_number(max, sizeof(max), side->max);
-	if (isfinite(side->min))
+	if (side->min < side->max)
 		snprintf(text, size, "%s (%s..%s)", median, min, max);
 	else
 		snprintf(text, size, "%s", median);
