@@ -311,7 +311,7 @@ int main(int argc, char **argv)
 
 	report_open(&b.report, argc, argv,
 		    "What does an operation cost for each page, by the number of pages in a call?",
-		    7);
+		    21);
 	prepare(&b);
 	for (unsigned int round = 0; round < b.report.o.rounds; round++)
 		for (unsigned int i = 0; i < 2 * OPERATIONS; i++)
