@@ -145,6 +145,7 @@ int prepare_module(struct scene *s)
 {
 	int ends[2];
 	char byte;
+	pid_t pid;
 
 	s->module = module_open(0);
 	if (s->module < 0)
@@ -153,7 +154,10 @@ int prepare_module(struct scene *s)
 		       -1, 0);
 	if (s->peer == MAP_FAILED || pipe2(ends, O_CLOEXEC))
 		return scene_note(s, -errno, "another process");
-	if (!scene_fork_with_files())
+	pid = scene_fork_with_files();
+	if (pid < 0)
+		return scene_note(s, -errno, "fork");
+	if (!pid)
 		be_peer(s->peer, ends[1]);
 	if (read(ends[0], &byte, 1) != 1)
 		return scene_note(s, -EIO, "another process");

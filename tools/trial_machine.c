@@ -24,6 +24,7 @@
 #include "lib/uffd.h"
 #include "tools/proc.h"
 #include "tools/setting.h"
+#include "tools/snap_file.h"
 #include "tools/snap_io.h"
 #include "tools/trial.h"
 #include "tools/trial_machine.h"
@@ -32,6 +33,7 @@
 #define ZRAM_REMOVE "/sys/class/zram-control/hot_remove"
 #define MIB         (1ull << 20)
 #define LOCK_MS     100000u /* either command needs less than that */
+#define DESCRIPTORS 16      /* a trial needs less than that */
 
 enum change_kind { CHANGE_SETTING, CHANGE_ZRAM, CHANGE_FILE };
 
@@ -324,12 +326,41 @@ static int lock_machine(void)
 	return ret;
 }
 
+/* Where a trial itself has none left it would see errors that aren't the kernel's answer. */
+static int check_descriptors(void)
+{
+	int fds[DESCRIPTORS], n = 0, ret = 0;
+
+	while (n < DESCRIPTORS && !ret) {
+		fds[n] = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+		if (fds[n] < 0)
+			ret = -errno;
+		else
+			n++;
+	}
+	while (n)
+		close(fds[--n]);
+	return ret;
+}
+
+/* What may be inherited, and would make of an answer another one. */
+static int check_surroundings(void)
+{
+	/* Children that nobody can wait for, nor ask how they have ended */
+	signal(SIGCHLD, SIG_DFL);
+	file_limits_are_errors();
+	return check_descriptors();
+}
+
 int trial_guard(void)
 {
-	int whom = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	int ret = whom < 0 ? -errno : lock_machine();
+	int whom, ret = check_surroundings();
 	void *shared;
 
+	if (ret)
+		return ret;
+	whom = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	ret = whom < 0 ? -errno : lock_machine();
 	if (ret)
 		return ret;
 	shared = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
