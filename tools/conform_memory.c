@@ -479,7 +479,7 @@ static void set_huge(void)
 
 	read_setting("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text));
 	if (strstr(text, "[never]"))
-		set("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+		trial_huge_pages();
 	read_setting("/proc/sys/vm/nr_hugepages", text, sizeof(text));
 	if (atoi(text) < 2)
 		set("/proc/sys/vm/nr_hugepages", "2");
