@@ -14,7 +14,10 @@
 
 static int open_uffd(struct scene *s, uint64_t features)
 {
-	s->uffd = uffd_open_best(&features, 0);
+	const bool by_kernel = s->pin && s->pin->kind->by_address;
+
+	/* One for faults of the program alone would give an error to whoever else looks there. */
+	s->uffd = uffd_open_best(&features, by_kernel ? FERRY_UFFD_KERNEL_FAULTS : 0);
 	return s->uffd < 0 ? scene_note(s, s->uffd, "userfaultfd") : 0;
 }
 
