@@ -7,6 +7,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/module.h"
 #include "tools/conform.h"
 #include "tools/json_add.h"
@@ -28,6 +29,7 @@ struct cell {
 	const struct conform_kind *kind;
 	enum conform_call call;
 	struct trial_cell seen;
+	bool in_vain;                  /* it wasn't tried, after a long time */
 	const char *manual, *expected; /* NULL: nothing is said of it */
 };
 
@@ -58,14 +60,20 @@ static bool tried(const struct cell *c)
 	return strcmp(c->seen.verdict, "not here");
 }
 
+/* Whatever is expected */
+static bool contents_wrong(const struct cell *c)
+{
+	return !strncmp(c->seen.verdict, "wrong", 5);
+}
+
 static bool is_wrong(const struct cell *c)
 {
-	return !strncmp(c->seen.verdict, "wrong", 5) || !strcmp(c->seen.verdict, "died");
+	return contents_wrong(c) || !strcmp(c->seen.verdict, "died");
 }
 
 static bool is_news(const struct cell *c)
 {
-	if (c->expected)
+	if (c->expected && !contents_wrong(c))
 		return tried(c) && strcmp(c->expected, c->seen.verdict) != 0;
 	return is_wrong(c);
 }
@@ -92,12 +100,17 @@ static unsigned int count(const struct table *t, bool (*is)(const struct cell *c
 
 /* ---- finding it out */
 
-/* Memory that has been waited for in vain isn't waited for again. */
+/* Memory that has been waited for in vain isn't waited for again; that of CONTINUE is other memory.
+ */
 static const struct cell *missed_before(const struct table *t, const struct conform_kind *kind)
 {
-	const struct cell *last = t->ncells ? &t->cells[t->ncells - 1] : NULL;
+	for (size_t i = 0; i < t->ncells; i++) {
+		const struct cell *c = &t->cells[i];
 
-	return last && last->kind == kind && kind->root && !tried(last) ? last : NULL;
+		if (c->kind == kind && c->in_vain && c->call != CONFORM_CONTINUE)
+			return c;
+	}
+	return NULL;
 }
 
 static int try_cell(struct table *t, const struct conform_kind *kind, enum conform_call call)
@@ -105,15 +118,21 @@ static int try_cell(struct table *t, const struct conform_kind *kind, enum confo
 	const struct conform_trial trial = {kind, call, t->options.by_module};
 	const struct cell *missed = missed_before(t, kind);
 	struct cell *c = &t->cells[t->ncells++];
+	int64_t begin = clock_ns();
+	int ret;
 
 	c->kind = kind;
 	c->call = call;
 	c->manual = trial_expected_find(t->manual, kind->name, conform_call_name(call));
 	c->expected = trial_expected_find(t->expected, kind->name, conform_call_name(call));
-	if (!missed)
-		return trial_run(&c->seen, conform_try, &trial, kind->root ? LONG_MS : LIMIT_MS);
-	c->seen = missed->seen;
-	return 0;
+	if (missed) {
+		c->seen = missed->seen;
+		c->in_vain = true;
+		return 0;
+	}
+	ret = trial_run(&c->seen, conform_try, &trial, kind->root ? LONG_MS : LIMIT_MS);
+	c->in_vain = !ret && !tried(c) && clock_ns() - begin > CONFORM_WAIT_NS;
+	return ret;
 }
 
 /* By the module there is a MOVE, and nothing else. */

@@ -30,6 +30,8 @@ enum conform_page { PAGE_HOLE, PAGE_ZEROS, PAGE_PATTERN, PAGE_BUFFER, PAGE_POISO
 #define CONFORM_PAGES  3u /* of which the middle one is special */
 #define CONFORM_MIDDLE 1u
 
+#define CONFORM_WAIT_NS 8000000000ll /* for what KSM or swap have to do */
+
 struct conform_range {
 	char *addr;
 	pid_t owner;                           /* 0: this process */

@@ -35,7 +35,6 @@
 #endif
 
 #define KPF_KSM  (1ull << 21)
-#define WAIT_NS  8000000000ll
 #define PIN_AWAY 100u /* pages from the first one of a part of a huge page */
 
 /* ---- mappings */
@@ -229,7 +228,7 @@ static void make_merged(struct conform_scene *s)
 	if (madvise(twin, FERRY_PAGE, MADV_MERGEABLE) ||
 	    madvise(s->memory.addr, length(s), MADV_MERGEABLE))
 		conform_not_here(s, "no memory can be marked for KSM: %s", strerror(errno));
-	for (int64_t end = clock_ns() + WAIT_NS; !is_merged(s, middle(s));) {
+	for (int64_t end = clock_ns() + CONFORM_WAIT_NS; !is_merged(s, middle(s));) {
 		if (clock_ns() > end)
 			conform_not_here(
 				s,
@@ -294,11 +293,14 @@ static char *swap_out(struct conform_scene *s)
 	if (!view)
 		fill_memory(s);
 	page = view ? view + CONFORM_MIDDLE * FERRY_PAGE : middle(s);
-	for (int64_t end = clock_ns() + WAIT_NS; !is_out(s, page);) {
+	for (int64_t end = clock_ns() + CONFORM_WAIT_NS; !is_out(s, page);) {
 		if (clock_ns() > end)
 			conform_not_here(
 				s,
 				"nothing was swapped out in 8 s: it needs swap, and root to add some");
+		/* A disk writes it later: it is out only if it is given up again as it was written. */
+		if (!view && is_cached(page))
+			*(volatile char *)page;
 		madvise(page, FERRY_PAGE, MADV_PAGEOUT);
 		poll(NULL, 0, 5);
 	}
@@ -315,7 +317,7 @@ static void make_swap_cached(struct conform_scene *s)
 	char *page = swap_out(s);
 
 	madvise(page, FERRY_PAGE, MADV_WILLNEED);
-	for (int64_t end = clock_ns() + WAIT_NS; !is_cached(page);) {
+	for (int64_t end = clock_ns() + CONFORM_WAIT_NS; !is_cached(page);) {
 		if (clock_ns() > end)
 			conform_not_here(s, "nothing was read back in 8 s");
 		poll(NULL, 0, 5);
@@ -479,7 +481,7 @@ static void set_huge(void)
 
 	read_setting("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text));
 	if (strstr(text, "[never]"))
-		set("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+		trial_huge_pages();
 	read_setting("/proc/sys/vm/nr_hugepages", text, sizeof(text));
 	if (atoi(text) < 2)
 		set("/proc/sys/vm/nr_hugepages", "2");

@@ -142,7 +142,7 @@ static int try_row(struct table *t, const struct operation *operation)
 static void change_settings(void)
 {
 	trial_swap(SWAP_MIB);
-	trial_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+	trial_huge_pages();
 	trial_setting("/sys/kernel/mm/ksm/sleep_millisecs", "1");
 	trial_setting("/sys/kernel/mm/ksm/pages_to_scan", "100000");
 	trial_setting("/sys/kernel/mm/ksm/smart_scan", "0");

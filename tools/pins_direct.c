@@ -235,6 +235,7 @@ static int open_root(int mount)
 int direct_prepare(struct pin *pin)
 {
 	int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC), mount, pair[2];
+	pid_t server;
 
 	if (fuse < 0)
 		return pin_error(pin, "/dev/fuse", -errno);
@@ -243,7 +244,10 @@ int direct_prepare(struct pin *pin)
 		return pin_error(pin, "a FUSE file system", mount);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return pin_error(pin, "socketpair", -errno);
-	if (!fork()) {
+	server = fork();
+	if (server < 0)
+		return pin_error(pin, "fork", -errno);
+	if (!server) {
 		close(pair[0]);
 		serve(fuse, pair[1], pin->direct.sent);
 	}

@@ -88,7 +88,7 @@ static _Noreturn void watch(struct both *b, int ready)
 	/* Nothing: it could not be begun. */
 	if (read(ready, &byte, 1) != 1 || byte)
 		_exit(EXIT_SUCCESS);
-	if (goes_on(b, SOON_MS))
+	if (goes_on(b, b->pin.kind->in_flight ? SOON_MS : LATE_MS))
 		look_at_rest(b);
 	else if (b->error)
 		pins_not_here(b->cell, SHELL, b->error);
@@ -137,6 +137,7 @@ void exec_try(struct trial_cell *cell, const struct pin_kind *kind)
 {
 	struct both *b = make_both(cell, kind);
 	int ready[2], in[2] = {-1, -1}, ret;
+	pid_t watcher;
 	bool failed;
 
 	if (!b) {
@@ -153,7 +154,12 @@ void exec_try(struct trial_cell *cell, const struct pin_kind *kind)
 		pins_not_here(cell, b->pin.what, ret);
 		return;
 	}
-	if (!scene_fork_with_files())
+	watcher = scene_fork_with_files();
+	if (watcher < 0) {
+		pins_not_here(cell, "fork", -errno);
+		return;
+	}
+	if (!watcher)
 		watch(b, ready[0]);
 	ret = begin(b);
 	failed = ret != 0;

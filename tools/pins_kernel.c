@@ -107,7 +107,9 @@ int act_ksm(struct scene *s)
 	while (!is_merged(s) && read_number(KSM "full_scans") < scans && clock_ns() < end)
 		poll(NULL, 0, 2);
 	s->acted = is_merged(s);
-	scene_note(s, 0, "merged with another page, and unmerged");
+	/* It hasn't looked: that it left the page alone means nothing. */
+	s->untold = !s->acted && read_number(KSM "full_scans") < scans;
+	scene_note(s, 0, s->untold ? "KSM is too slow" : "merged with another page, and unmerged");
 	return madvise(s->area, AREA, MADV_UNMERGEABLE) ? -errno : 0;
 }
 

@@ -22,6 +22,13 @@ int scene_note(struct scene *s, int error, const char *format, ...)
 	return error;
 }
 
+/* What an operation needs can't be had: that is no answer. */
+static int not_done(struct scene *s, const char *what, int error)
+{
+	s->untold = true;
+	return scene_note(s, 0, "%s: %s", what, pins_errno(error));
+}
+
 /* ---- fork */
 
 /* The child stays, so that the page goes on to be shared, if it is. */
@@ -29,10 +36,14 @@ static int fork_and_write(struct scene *s, bool child)
 {
 	int ends[2];
 	char byte = 0;
+	pid_t pid;
 
 	if (pipe(ends))
-		return -errno;
-	if (!fork()) {
+		return not_done(s, "pipe", -errno);
+	pid = fork();
+	if (pid < 0)
+		return not_done(s, "fork", -errno);
+	if (!pid) {
 		if (child)
 			*s->page = WORD_OTHER;
 		if (write(ends[1], &byte, 1) != 1)
@@ -70,7 +81,7 @@ static int act_mremap(struct scene *s)
 	void *to = mmap(NULL, FERRY_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (to == MAP_FAILED)
-		return -errno;
+		return not_done(s, "mmap", -errno);
 	to = mremap(s->page, FERRY_PAGE, FERRY_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	if (to == MAP_FAILED)
 		return -errno;
@@ -103,7 +114,7 @@ static int act_dontneed_thread(struct scene *s)
 	int ret = pthread_create(&thread, NULL, dontneed_thread, s);
 
 	if (ret)
-		return -ret;
+		return not_done(s, "pthread_create", -ret);
 	pthread_join(thread, &result);
 	return (int)(intptr_t)result;
 }

@@ -14,7 +14,10 @@
 
 static int open_uffd(struct scene *s, uint64_t features)
 {
-	s->uffd = uffd_open_best(&features, 0);
+	const bool by_kernel = s->pin && s->pin->kind->by_address;
+
+	/* One for faults of the program alone would give an error to whoever else looks there. */
+	s->uffd = uffd_open_best(&features, by_kernel ? FERRY_UFFD_KERNEL_FAULTS : 0);
 	return s->uffd < 0 ? scene_note(s, s->uffd, "userfaultfd") : 0;
 }
 
@@ -145,6 +148,7 @@ int prepare_module(struct scene *s)
 {
 	int ends[2];
 	char byte;
+	pid_t pid;
 
 	s->module = module_open(0);
 	if (s->module < 0)
@@ -153,7 +157,10 @@ int prepare_module(struct scene *s)
 		       -1, 0);
 	if (s->peer == MAP_FAILED || pipe2(ends, O_CLOEXEC))
 		return scene_note(s, -errno, "another process");
-	if (!scene_fork_with_files())
+	pid = scene_fork_with_files();
+	if (pid < 0)
+		return scene_note(s, -errno, "fork");
+	if (!pid)
 		be_peer(s->peer, ends[1]);
 	if (read(ends[0], &byte, 1) != 1)
 		return scene_note(s, -EIO, "another process");

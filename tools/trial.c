@@ -40,15 +40,15 @@ static _Noreturn void be_trial(pid_t parent, struct trial_cell *cell,
 	_exit(EXIT_SUCCESS);
 }
 
-/* Has it ended in time? */
-static bool ends(pid_t pid, unsigned int limit_ms)
+/* Until it has ended. 0; -ETIMEDOUT; another -errno: that can't be told. */
+static int await_end(pid_t pid, unsigned int limit_ms)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	int ret = pidfd < 0 ? -errno : proc_wait(pidfd, (int)limit_ms);
 
 	if (pidfd >= 0)
 		close(pidfd);
-	return !ret;
+	return ret;
 }
 
 /*
@@ -86,8 +86,7 @@ int trial_run(struct trial_cell *cell, void (*try)(struct trial_cell *cell, cons
 	struct trial_cell *set = mmap(NULL, sizeof(*set), PROT_READ | PROT_WRITE,
 				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid_t parent = getpid(), pid;
-	bool ended;
-	int status;
+	int status, ret;
 
 	if (set == MAP_FAILED)
 		return -errno;
@@ -101,12 +100,12 @@ int trial_run(struct trial_cell *cell, void (*try)(struct trial_cell *cell, cons
 	}
 	if (!pid)
 		be_trial(parent, set, try, arg);
-	ended = ends(pid, limit_ms);
+	ret = await_end(pid, limit_ms);
 	status = end_group(pid);
-	if (ended)
+	if (!ret)
 		judge(cell, set, status);
-	else
+	if (ret == -ETIMEDOUT)
 		trial_set(cell, "hangs", "for %u ms", limit_ms);
 	munmap(set, sizeof(*set));
-	return 0;
+	return ret == -ETIMEDOUT ? 0 : ret;
 }

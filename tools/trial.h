@@ -36,6 +36,8 @@ int trial_run(struct trial_cell *cell, void (*try)(struct trial_cell *cell, cons
 int trial_guard(void);
 /** Write a setting. What it was is written back in the end. 0 or -errno. */
 int trial_setting(const char *path, const char *value);
+/** Set huge pages to "madvise"; what the kernel changes by that is put back as well. */
+void trial_huge_pages(void);
 /** Have swap of @mib MiB: zram, or a file. 0 or -errno. */
 int trial_swap(unsigned int mib);
 /** All is as it was. 0; -errno: something isn't, which was said. */

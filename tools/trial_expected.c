@@ -106,6 +106,14 @@ static bool split(char *text, struct line *line)
 	return line->row[0] && line->column[0] && line->verdict[0];
 }
 
+/* No command prints others; in a comment they may be. */
+static bool is_ascii(const char *text)
+{
+	while (*text && !(*text & 0x80))
+		text++;
+	return !*text;
+}
+
 static int add(struct trial_expected *e, char *text, const char *path, unsigned int number,
 	       struct why *why)
 {
@@ -117,6 +125,9 @@ static int add(struct trial_expected *e, char *text, const char *path, unsigned 
 	text = trim(text);
 	if (!text[0] || text[0] == '#')
 		return 0;
+	if (!is_ascii(text))
+		return why_set(why, -EINVAL, "%s: line %u has characters that no answer has", path,
+			       number);
 	if (!split(text, &line))
 		return why_set(why, -EINVAL, "%s: line %u isn't \"row | column | verdict\"", path,
 			       number);

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -24,6 +25,7 @@
 #include "lib/uffd.h"
 #include "tools/proc.h"
 #include "tools/setting.h"
+#include "tools/snap_file.h"
 #include "tools/snap_io.h"
 #include "tools/trial.h"
 #include "tools/trial_machine.h"
@@ -32,6 +34,7 @@
 #define ZRAM_REMOVE "/sys/class/zram-control/hot_remove"
 #define MIB         (1ull << 20)
 #define LOCK_MS     100000u /* either command needs less than that */
+#define DESCRIPTORS 16      /* a trial needs less than that */
 
 enum change_kind { CHANGE_SETTING, CHANGE_ZRAM, CHANGE_FILE };
 
@@ -110,12 +113,26 @@ int trial_setting(const char *path, const char *value)
 	setting_keep_chosen(c->before);
 	if (!strcmp(c->before, value))
 		return 0;
-	/* What can't be changed needn't be put back. */
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	change_begins();
-	return write_and_close(fd, value);
+	ret = write_and_close(fd, value);
+	/* What can't be changed can't be put back either: it would be refused again. */
+	if (ret)
+		machine->n--;
+	return ret;
+}
+
+/* The kernel raises min_free_kbytes whenever the other one is set, and doesn't lower it again. */
+void trial_huge_pages(void)
+{
+	static const char reserve[] = "/proc/sys/vm/min_free_kbytes";
+	struct change *c = change_new(CHANGE_SETTING, reserve);
+
+	if (c && !access(reserve, W_OK) && !setting_read(reserve, c->before, sizeof(c->before)))
+		change_begins();
+	trial_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 }
 
 /* ---- swap */
@@ -190,17 +207,20 @@ static int swap_zram(unsigned int mib)
 static int swap_file(unsigned int mib)
 {
 	struct change *c;
+	uint64_t random;
 	char path[64];
 	int fd, ret;
 
-	snprintf(path, sizeof(path), "/var/tmp/pageferry-swap.%d", getpid());
+	/* Whoever could tell the name could put a link to the machine's own swap there. */
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		return -errno;
+	snprintf(path, sizeof(path), "/var/tmp/pageferry-swap.%016" PRIx64, random);
 	c = change_new(CHANGE_FILE, path);
 	if (!c)
 		return -ENOSPC;
-	/* What another one has left under this name goes: it was of a process of this pid. */
+	/* Nothing is there: it is asked only whether this user may. */
 	if (swapoff(path) && errno == EPERM)
 		return -EPERM;
-	unlink(path);
 	change_begins();
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
@@ -219,31 +239,70 @@ int trial_swap(unsigned int mib)
 
 /* ---- undo */
 
+/*
+ * When memory is short while swap is taken away, the kernel kills the process that does so before
+ * all others, however little it has: it must not be one that has more to put back.
+ */
+static int swap_off(const char *path)
+{
+	for (unsigned int tries = 0; tries < 50; tries++) {
+		int status;
+		pid_t pid = fork();
+
+		if (!pid)
+			_exit(swapoff(path) ? errno : 0);
+		if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status))
+			return -WEXITSTATUS(status);
+		poll(NULL, 0, 100);
+	}
+	return -ENOMEM;
+}
+
 static int undo_zram(struct change *c)
 {
-	char path[64], number[16];
-	int ret;
+	char reset[64], number[16];
+	int ret = 0;
 
 	for (unsigned int tries = 0; c->zram == ADDING && tries < 200; tries++)
 		poll(NULL, 0, 10);
 	if (c->zram < 0)
 		return 0;
-	snprintf(path, sizeof(path), "/dev/zram%d", c->zram);
-	swapoff(path);
-	snprintf(path, sizeof(path), "/sys/block/zram%d/reset", c->zram);
-	setting_write(path, "1");
+	snprintf(c->path, sizeof(c->path), "/dev/zram%d", c->zram);
+	swap_off(c->path);
+	snprintf(reset, sizeof(reset), "/sys/block/zram%d/reset", c->zram);
 	snprintf(number, sizeof(number), "%d", c->zram);
-	ret = setting_write(ZRAM_REMOVE, number);
+	/* Who watches for new devices, as udev, has it open for a moment. */
+	for (unsigned int tries = 0; tries < 200; tries++) {
+		setting_write(reset, "1");
+		ret = setting_write(ZRAM_REMOVE, number);
+		if (ret != -EBUSY)
+			break;
+		poll(NULL, 0, 10);
+	}
 	/* The one who was killed has done it already. */
-	return access(path, F_OK) ? 0 : ret;
+	return access(c->path, F_OK) ? 0 : ret;
 }
 
 static int undo_file(const struct change *c)
 {
+	int ret = swap_off(c->path);
+
 	/* EINVAL: it isn't swap yet. */
-	if (swapoff(c->path) && errno != EINVAL && errno != ENOENT)
-		return -errno;
+	if (ret && ret != -EINVAL && ret != -ENOENT)
+		return ret;
 	return unlink(c->path) && errno != ENOENT ? -errno : 0;
+}
+
+static int undo_setting(const struct change *c)
+{
+	char now[sizeof(c->before)];
+
+	if (!setting_read(c->path, now, sizeof(now))) {
+		setting_keep_chosen(now);
+		if (!strcmp(now, c->before))
+			return 0;
+	}
+	return setting_write(c->path, c->before);
 }
 
 static int undo_one(struct change *c)
@@ -252,7 +311,7 @@ static int undo_one(struct change *c)
 	int ret;
 
 	if (c->kind == CHANGE_SETTING)
-		ret = setting_write(c->path, c->before);
+		ret = undo_setting(c);
 	else
 		ret = c->kind == CHANGE_ZRAM ? undo_zram(c) : undo_file(c);
 	if (ret)
@@ -324,12 +383,41 @@ static int lock_machine(void)
 	return ret;
 }
 
+/* Where a trial itself has none left it would see errors that aren't the kernel's answer. */
+static int check_descriptors(void)
+{
+	int fds[DESCRIPTORS], n = 0, ret = 0;
+
+	while (n < DESCRIPTORS && !ret) {
+		fds[n] = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+		if (fds[n] < 0)
+			ret = -errno;
+		else
+			n++;
+	}
+	while (n)
+		close(fds[--n]);
+	return ret;
+}
+
+/* What may be inherited, and would make of an answer another one. */
+static int check_surroundings(void)
+{
+	/* Children that nobody can wait for, nor ask how they have ended */
+	signal(SIGCHLD, SIG_DFL);
+	file_limits_are_errors();
+	return check_descriptors();
+}
+
 int trial_guard(void)
 {
-	int whom = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	int ret = whom < 0 ? -errno : lock_machine();
+	int whom, ret = check_surroundings();
 	void *shared;
 
+	if (ret)
+		return ret;
+	whom = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	ret = whom < 0 ? -errno : lock_machine();
 	if (ret)
 		return ret;
 	shared = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,

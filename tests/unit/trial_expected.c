@@ -38,7 +38,7 @@ static int read_text(struct trial_expected **e, const char *text, size_t len, st
 
 static void test_cells(void **state)
 {
-	static const char text[] = "# a comment | with | bars\n\n"
+	static const char text[] = "# a comment | with | b\xc3\xa4rs\n\n"
 				   "  \t\n"
 				   "anonymous | MOVE | ok\n"
 				   "\tfork-shared|MOVE|EBUSY  \n"
@@ -105,6 +105,8 @@ static void test_binary(void **state)
 	assert_refused("a | b | ok\n\0a | c | ok\n", 23, -EINVAL, "not a text file");
 	assert_refused("a | b | \x1b[2J\n", 13, -EINVAL, "not a text file");
 	assert_refused("a | b | ok\r\n", 12, -EINVAL, "not a text file");
+	/* That would be no JSON. */
+	assert_refused("a | b | \xff\n", 10, -EINVAL, "line 1 has characters that no answer has");
 }
 
 static void test_long(void **state)
