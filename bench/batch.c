@@ -11,6 +11,8 @@
  * fault, from the access until the thread goes on, answered with so many pages. It protects when it
  * begins a snapshot: of so many pages.
  */
+#include <stdatomic.h>
+
 #include "bench/report.h"
 #include "bench/serve.h"
 
@@ -35,7 +37,8 @@ typedef double timed_fn(const struct bench *b, struct server *s);
 struct spinner {
 	pthread_t thread;
 	int cpu;
-	volatile bool runs, stop;
+	/* Not volatile: that gcc's undefined-behaviour sanitizer reads only once. */
+	atomic_bool runs, stop;
 	volatile uint64_t sum;
 	uint64_t words[SPIN_WORDS];
 };
