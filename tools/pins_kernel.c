@@ -73,42 +73,52 @@ int act_pageout(struct scene *s)
 /* ---- KSM */
 
 #define KSM          "/sys/kernel/mm/ksm/"
-#define KSM_SCANS    4u /* after the second one it has merged what is alike */
 #define KSM_LIMIT_NS 5000000000
 
-static uint32_t *twin_of(const struct scene *s)
+/* KSM goes through them by their addresses: what has become of the page is certain when it has
+ * merged the last two, which nobody has pinned. */
+static uint32_t *beside(const struct scene *s, unsigned int pages)
 {
-	return s->page + 4 * FERRY_PAGE / sizeof(*s->page);
+	return s->page + pages * FERRY_PAGE / sizeof(*s->page);
+}
+
+static void make_alike(uint32_t *a, uint32_t *b, uint32_t word)
+{
+	*a = *b = word;
+}
+
+static bool are_merged(const uint32_t *a, const uint32_t *b)
+{
+	uint64_t number = page_number(a);
+
+	return number && number == page_number(b);
 }
 
 int begin_ksm(struct scene *s)
 {
-	for (size_t i = 0; i < FERRY_PAGE / sizeof(*s->page); i++)
-		twin_of(s)[i] = s->page[i];
-	if (madvise(s->area, AREA, MADV_MERGEABLE))
-		return scene_note(s, -errno, "MADV_MERGEABLE");
+	make_alike(s->page, beside(s, 4), WORD_FIRST);
+	make_alike(beside(s, 8), beside(s, 12), WORD_OTHER);
+	if (!page_number(s->page))
+		return scene_note(s, -EPERM, "/proc/self/pagemap");
 	if (read_number(KSM "run") != 1)
 		return scene_note(s, -EACCES, KSM "run");
 	return 0;
 }
 
-static bool is_merged(const struct scene *s)
-{
-	uint64_t number = page_number(s->page);
-
-	return number && number == page_number(twin_of(s));
-}
-
+/* They are given to KSM only now: it must find the pin. */
 int act_ksm(struct scene *s)
 {
-	uint64_t scans = read_number(KSM "full_scans") + KSM_SCANS;
 	int64_t end = clock_ns() + KSM_LIMIT_NS;
+	bool looked = false;
 
-	while (!is_merged(s) && read_number(KSM "full_scans") < scans && clock_ns() < end)
+	if (madvise(s->area, AREA, MADV_MERGEABLE))
+		return -errno;
+	while (!looked && clock_ns() < end) {
+		looked = are_merged(beside(s, 8), beside(s, 12));
 		poll(NULL, 0, 2);
-	s->acted = is_merged(s);
-	/* It hasn't looked: that it left the page alone means nothing. */
-	s->untold = !s->acted && read_number(KSM "full_scans") < scans;
+	}
+	s->acted = are_merged(s->page, beside(s, 4));
+	s->untold = !s->acted && !looked;
 	scene_note(s, 0, s->untold ? "KSM is too slow" : "merged with another page, and unmerged");
 	return madvise(s->area, AREA, MADV_UNMERGEABLE) ? -errno : 0;
 }

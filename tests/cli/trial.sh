@@ -204,12 +204,13 @@ fi
 
 # ---- a kernel that lies
 
-# It says that it has filled a page with zeros, or has no MOVE, or kills whoever takes swap away, as when memory is
-# short: the first two of them.
+# It says that it has filled a page with zeros, or has no MOVE; or takes its time for vmsplice; or kills whoever takes
+# swap away, as when memory is short: the first two of them.
 cat >"$tmp/liar.c" <<'C'
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -228,6 +229,14 @@ int swapoff(const char *path)
 		close(fd);
 	}
 	return ((int (*)(const char *))dlsym(RTLD_NEXT, "swapoff"))(path);
+}
+
+ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned int flags)
+{
+	if (getenv("LATE"))
+		usleep(200000);
+	return ((ssize_t (*)(int, const struct iovec *, size_t, unsigned int))dlsym(RTLD_NEXT, "vmsplice"))(
+		fd, iov, n, flags);
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -256,6 +265,8 @@ if ${CC:-cc} -shared -fPIC -o "$tmp/liar.so" "$tmp/liar.c" -ldl 2>"$tmp/err"; th
 		'$_->{memory} eq "anonymous" && $_->{call} eq "ZEROPAGE" && !$_->{differs_from_expected}'
 	run env LD_PRELOAD="$tmp/liar.so" NO_MOVE=1 "$pageferry" conform --json --expected "$tmp/nothing"
 	ok "what can't be moved can still be copied to" no_cell '$_->{call} ne "MOVE" && $_->{why} =~ /has no MOVE/'
+	run env LD_PRELOAD="$tmp/liar.so" LATE=1 "$pageferry" pins --json --expected "$expected"
+	ok "KSM doesn't come before the pin" no_cell '$_->{operation} =~ /^KSM/ && $_->{differs_from_expected}'
 	if [ "$(id -u)" -eq 0 ]; then
 		before=$(machine)
 		run env LD_PRELOAD="$tmp/liar.so" KILLED="$tmp/killed" "$pageferry" conform \
