@@ -88,6 +88,9 @@ bool bench_is_noisy(struct json_object *question);
 /** Not to be judged. */
 bool bench_is_quick(struct json_object *question);
 
+/** What files say, for a terminal. */
+void bench_plain(char *text, size_t size, const char *from);
+
 /** A figure with as many digits as are known. */
 void bench_number(char *text, size_t size, double value);
 

@@ -66,13 +66,15 @@ static void show(const char *question, const struct bench_result *before,
 		 const struct bench_result *after, enum change change)
 {
 	static const char *const words[] = {"", "better", "WORSE", ""};
-	char a[24], b[24], by[24];
+	char a[24], b[24], by[24], of[16], name[48];
 
+	bench_plain(of, sizeof(of), question);
+	bench_plain(name, sizeof(name), after->name);
 	bench_number(a, sizeof(a), judged(before)->median);
 	bench_number(b, sizeof(b), judged(after)->median);
 	bench_number(by, sizeof(by), judged(after)->median / judged(before)->median);
-	printf("%-6s  %-12.12s %-32.48s %10s -> %-10s x %s%s\n", words[change], question,
-	       after->name, a, b, by, before->noisy || after->noisy ? "  (noisy)" : "");
+	printf("%-6s  %-12s %-32s %10s -> %-10s x %s%s\n", words[change], of, name, a, b, by,
+	       before->noisy || after->noisy ? "  (noisy)" : "");
 }
 
 /* Shows those that have changed like @wanted; how many. */

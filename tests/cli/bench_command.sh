@@ -73,6 +73,12 @@ figures()
 	END
 }
 
+# Neither an escape nor U+009B, which is the same to some terminals
+plain_words()
+{
+	! LC_ALL=C grep -q "$(printf '\033\|\302\233')" "$tmp/out"
+}
+
 has_gnuplot()
 {
 	command -v gnuplot >/dev/null
@@ -180,7 +186,13 @@ ok "what is no figure is left out" eval 'status_is 0 && ! grep -q "  [xy] " "$tm
 hostile="\`touch $tmp/owned\`'; system 'touch $tmp/owned'; set print '|touch $tmp/owned' <script>alert(1)</script>\\u001b[31m"
 figures "$tmp/hostile" 1 1 1 "$hostile"
 bench --from "$tmp/hostile"
-ok "names don't steer the terminal" eval 'status_is 0 && ! grep -q "$(printf "\033")" "$tmp/out"'
+ok "names don't steer the terminal" eval 'status_is 0 && plain_words'
+figures "$tmp/redder" 3 3 3 "$hostile"
+sed -i 's/"bench": "some"/"bench": "\\u001b[31m\\u009b31m"/' "$tmp/hostile" "$tmp/redder"
+bench --from "$tmp/hostile"
+ok "nor does the name of a question" eval 'status_is 0 && plain_words'
+bench compare "$tmp/hostile" "$tmp/redder"
+ok "nor what is compared" eval 'status_is 1 && grep -q "^WORSE" "$tmp/out" && plain_words'
 if has_gnuplot; then
 	bench --from "$tmp/hostile" --html "$tmp/page.html"
 	ok "a page is made" eval 'status_is 0 && [ "$(grep -c "<svg" "$tmp/page.html")" -eq 2 ]'
