@@ -143,6 +143,12 @@ bool bench_is_quick(struct json_object *question)
 	return flag(question, "quick");
 }
 
+bool bench_is_single(struct json_object *question)
+{
+	int64_t rounds;
+	return json_get_int(question, "rounds", 1, 1, &rounds);
+}
+
 static struct json_object *parse(int fd, size_t size)
 {
 	char *all = malloc(size);

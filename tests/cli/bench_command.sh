@@ -170,6 +170,29 @@ bench compare "$tmp/b" "$tmp/a"
 ok "what has got better is no failure" eval 'status_is 0 && grep -q "^better .*figure" "$tmp/out"'
 bench compare "$tmp/a" "$tmp/c"
 ok "what lies within the noise has not changed" eval 'status_is 0 && grep -q "^0 worse, 0 better, 2 within" "$tmp/out"'
+figures "$tmp/zero" 0 0 0
+bench compare "$tmp/zero" "$tmp/a"
+ok "what was nothing and is something has got worse" eval 'status_is 1 && grep -q "^WORSE .*0.0000 -> 1.00" "$tmp/out"'
+bench compare "$tmp/a" "$tmp/zero"
+ok "what is nothing now has got better" eval 'status_is 0 && grep -q "^better .*1.00 -> 0.0000" "$tmp/out"'
+for field in '"rounds": 1' '"quick": true'; do
+	sed "s/\"rounds\": 5/$field/" "$tmp/b" >"$tmp/other"
+	bench compare "$tmp/a" "$tmp/other"
+	ok "nothing is judged by what has $field" eval '
+		status_is 0 && grep -q "^0 worse, 0 better, 0 within .*, 2 can.t be judged" "$tmp/out"'
+done
+printf '{"questions": [{"bench": "some", "skipped": "it has failed"}]}' >"$tmp/failed"
+bench compare "$tmp/a" "$tmp/failed"
+ok "what is not answered any more is told, with the reason" eval '
+	grep -q "^gone .*some .*it has failed" "$tmp/out" && grep -q ", 2 only in one" "$tmp/out"'
+printf '{"questions": []}' >"$tmp/none"
+bench compare "$tmp/a" "$tmp/none"
+ok "so is what is not even asked" grep -q ", 2 only in one" "$tmp/out"
+perl -e 'print q({"questions": [{"bench": "many", "results": [);
+	print join ",", map { qq({"name": "n$_", "ours": {"median": 1}}) } 1 .. 100000;
+	print "]}]}"' >"$tmp/many"
+bench compare "$tmp/many" "$tmp/many"
+ok "a hundred thousand figures are no reason to wait" eval 'status_is 0 && grep -q " 100000 within" "$tmp/out"'
 
 # ---- files of strangers
 
