@@ -200,6 +200,8 @@ for content in '' '[]' '{' '{"questions": 3}' "$(printf '[%.0s' {1..99})" 'figur
 	printf '%s' "$content" >"$tmp/bad"
 	ok "no file of figures: '${content:0:20}'" refuses 2 "is no file of figures" --from "$tmp/bad"
 done
+printf '{"questions": [%s 1]}' "$(printf '1,%.0s' {1..100})" >"$tmp/bad"
+ok "no file of figures: a hundred questions and one" refuses 2 "is no file of figures" --from "$tmp/bad"
 mkfifo "$tmp/fifo"
 ok "a pipe is not waited for" refuses 2 "is no file of figures" --from "$tmp/fifo"
 printf '{"questions": [1, {}, {"bench": 2, "results": [3, {}, {"name": "x", "ours": 1}, {"name": "y", "ours": {"median": "z"}}]}]}' \
@@ -226,6 +228,23 @@ if has_gnuplot; then
 		! grep -E "black|rgb\( *0, *0, *0\)" "$tmp/page.html" && grep -q currentColor "$tmp/page.html"'
 	ok "the page is private to nobody, and nothing lies beside it" eval '
 		[ "$(stat -c %a "$tmp/page.html")" = 644 ] && ! ls "$tmp"/*.part 2>/dev/null'
+	# draws NAME CHANGE PICTURES: with the figures changed, without a word
+	draws()
+	{
+		figures "$tmp/drawn" 1 1 1
+		sed -i "$2" "$tmp/drawn"
+		bench --from "$tmp/drawn" --html "$tmp/page.html"
+		ok "there is a page of $1" eval "status_is 0 && grep -c '<svg' '$tmp/page.html' | grep -qx $3"
+	}
+	draws "nothing but zeros" 's/"median": [0-9]*/"median": 0/g' 1
+	draws "samples that are all the same" 's/"buckets": .*/"buckets": [[1, 3]]}]}]}/' 1
+	draws "less than no samples" 's/"buckets": .*/"buckets": [[1, -5], [2, 9], [3, -1]]}]}]}/' 1
+	draws "numbers that are no figures" 's/"x": 4/"x": 1e-308/; s/"x": 8/"x": 1e308/' 1
+	perl -e 'print q({"questions": [{"bench": "many", "results": [);
+		print join ",", map { qq({"name": "n$_", "ours": {"median": 1}, "curve": {"name": "c$_", "x": 1}}) } 1 .. 50000;
+		print "]}]}"' >"$tmp/many"
+	bench --from "$tmp/many" --html "$tmp/page.html"
+	ok "fifty thousand curves are no reason to wait" status_is 0
 else
 	skip "a page" "there is no gnuplot"
 fi
