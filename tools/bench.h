@@ -87,6 +87,11 @@ const char *bench_name(struct json_object *question);
 bool bench_is_noisy(struct json_object *question);
 /** Not to be judged. */
 bool bench_is_quick(struct json_object *question);
+/** Of one round: how far apart two would lie isn't known. */
+bool bench_is_single(struct json_object *question);
+
+/** What files say, for a terminal. */
+void bench_plain(char *text, size_t size, const char *from);
 
 /** A figure with as many digits as are known. */
 void bench_number(char *text, size_t size, double value);

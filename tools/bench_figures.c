@@ -10,7 +10,8 @@
 
 #include "tools/bench.h"
 
-#define FILE_MAX (64u << 20)
+#define FILE_MAX      (64u << 20)
+#define QUESTIONS_MAX 100u
 
 static double number(struct json_object *object, const char *key)
 {
@@ -143,6 +144,12 @@ bool bench_is_quick(struct json_object *question)
 	return flag(question, "quick");
 }
 
+bool bench_is_single(struct json_object *question)
+{
+	int64_t rounds;
+	return json_get_int(question, "rounds", 1, 1, &rounds);
+}
+
 static struct json_object *parse(int fd, size_t size)
 {
 	char *all = malloc(size);
@@ -185,7 +192,7 @@ struct json_object *bench_load(const char *path, struct why *why)
 	if (S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= FILE_MAX)
 		file = as_file(parse(fd, (size_t)st.st_size));
 	close(fd);
-	if (file && bench_all(file))
+	if (file && bench_all(file) && json_object_array_length(bench_all(file)) <= QUESTIONS_MAX)
 		return file;
 	json_object_put(file);
 	why_set(why, -EINVAL, "%s is no file of figures: pageferry bench --json makes one", path);

@@ -139,17 +139,24 @@ static void put_table(FILE *out, struct json_object *question)
 /* ---- pictures */
 
 struct names {
-	const char *v[NAMES_MAX];
+	struct name {
+		const char *name;
+		double x; /* of the first */
+		bool two; /* there is another x */
+	} v[NAMES_MAX];
 	size_t n;
 };
 
-static void add_name(struct names *names, const char *name)
+static void add_name(struct names *names, const char *name, double x)
 {
-	for (size_t i = 0; i < names->n; i++)
-		if (!strcmp(names->v[i], name))
-			return;
+	for (size_t i = 0; i < names->n; i++) {
+		if (strcmp(names->v[i].name, name) != 0)
+			continue;
+		names->v[i].two |= x < names->v[i].x || x > names->v[i].x;
+		return;
+	}
 	if (names->n < NAMES_MAX)
-		names->v[names->n++] = name;
+		names->v[names->n++] = (struct name){.name = name, .x = x};
 }
 
 static int put_picture(FILE *out, struct json_object *question, const char *name, struct why *why,
@@ -159,18 +166,6 @@ static int put_picture(FILE *out, struct json_object *question, const char *name
 	return plot(out, question, name, why);
 }
 
-/* One point is no curve. */
-static bool has_two(struct json_object *question, const struct bench_result *one)
-{
-	struct bench_result r;
-
-	for (size_t i = 0; i < bench_results(question); i++)
-		if (bench_result_at(question, i, &r) && r.curve && !strcmp(r.curve, one->curve) &&
-		    (r.x < one->x || r.x > one->x))
-			return true;
-	return false;
-}
-
 static int put_curves(FILE *out, struct json_object *question, struct why *why)
 {
 	struct names names = {.n = 0};
@@ -178,10 +173,12 @@ static int put_curves(FILE *out, struct json_object *question, struct why *why)
 	int ret = 0;
 
 	for (size_t i = 0; i < bench_results(question); i++)
-		if (bench_result_at(question, i, &r) && r.curve && has_two(question, &r))
-			add_name(&names, r.curve);
+		if (bench_result_at(question, i, &r) && r.curve)
+			add_name(&names, r.curve, r.x);
+	/* One point is no curve. */
 	for (size_t i = 0; !ret && i < names.n; i++)
-		ret = put_picture(out, question, names.v[i], why, bench_plot_curve);
+		if (names.v[i].two)
+			ret = put_picture(out, question, names.v[i].name, why, bench_plot_curve);
 	return ret;
 }
 
@@ -194,10 +191,10 @@ static int put_histograms(FILE *out, struct json_object *question, struct why *w
 	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
 		const char *group = json_get_string(json_object_array_get_idx(all, i), "group");
 		if (group)
-			add_name(&names, group);
+			add_name(&names, group, 0);
 	}
 	for (size_t i = 0; !ret && i < names.n; i++)
-		ret = put_picture(out, question, names.v[i], why, bench_plot_histograms);
+		ret = put_picture(out, question, names.v[i].name, why, bench_plot_histograms);
 	return ret;
 }
 

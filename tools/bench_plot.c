@@ -128,7 +128,7 @@ static int draw(FILE *out, int script, struct why *why)
 struct plot {
 	FILE *script;
 	int fd;
-	unsigned int nlines;
+	unsigned int nlines; /* that have points */
 };
 
 /* @nlines: each has a line of the legend below. */
@@ -172,21 +172,29 @@ static int plot_end(struct plot *p, FILE *out, struct why *why)
 	return ret;
 }
 
-static void plot_line(struct plot *p, const char *how, const char *what, size_t colour, bool dashed)
+static void plot_line(struct plot *p, const char *how, const char *what, size_t number, bool dashed)
 {
-	fprintf(p->script, "%s $line%u using %s lc rgb '%s'%s lw 1.6 title ",
-		p->nlines ? "," : "plot", p->nlines, how, colours[colour % COLOURS],
+	fprintf(p->script, "%s $line%zu using %s lc rgb '%s'%s lw 1.6 title ",
+		p->nlines ? "," : "plot", number, how, colours[number % COLOURS],
 		dashed ? " dt 2" : "");
 	put_name(p->script, what);
 	p->nlines++;
 }
 
+/* Has a place on a logarithmic axis; gnuplot gives up on what is near the ends of a double. */
+static bool can_be_drawn(double value)
+{
+	return value > 1e-30 && value < 1e30;
+}
+
 /* ---- cost against size */
 
-static void put_points(struct plot *p, struct json_object *question, const char *curve,
+/* False: there are none. */
+static bool put_points(struct plot *p, struct json_object *question, const char *curve,
 		       unsigned int number, bool ours)
 {
 	struct bench_result r;
+	bool any = false;
 
 	fprintf(p->script, "$line%u << EOD\n", number);
 	for (size_t i = 0; i < bench_results(question); i++) {
@@ -194,11 +202,15 @@ static void put_points(struct plot *p, struct json_object *question, const char 
 		    (!ours && !r.has_base))
 			continue;
 		const struct bench_side *s = ours ? &r.ours : &r.base;
-		if (r.x > 0 && s->median > 0)
-			fprintf(p->script, "%g %g %g %g\n", r.x, s->median,
-				s->min > 0 ? s->min : s->median, s->max > 0 ? s->max : s->median);
+		if (!can_be_drawn(r.x) || !can_be_drawn(s->median))
+			continue;
+		fprintf(p->script, "%g %g %g %g\n", r.x, s->median,
+			can_be_drawn(s->min) ? s->min : s->median,
+			can_be_drawn(s->max) ? s->max : s->median);
+		any = true;
 	}
 	fputs("EOD\n", p->script);
+	return any;
 }
 
 static bool first_of(struct json_object *question, const char *curve, struct bench_result *r)
@@ -220,11 +232,11 @@ int bench_plot_curve(FILE *out, struct json_object *question, const char *curve,
 	if (plot_begin(&p, 2, r.x_what, r.unit))
 		return why_set(why, -ENOMEM, "out of memory");
 	fputs("set logscale x 2\nset offsets 0,0,0,0\n", p.script);
-	put_points(&p, question, curve, 0, true);
-	if (r.has_base)
-		put_points(&p, question, curve, 1, false);
-	plot_line(&p, how, r.ours.what, 0, false);
-	if (r.has_base)
+	bool ours = put_points(&p, question, curve, 0, true);
+	bool base = put_points(&p, question, curve, 1, false);
+	if (ours)
+		plot_line(&p, how, r.ours.what, 0, false);
+	if (base)
 		plot_line(&p, how, r.base.what, 1, true);
 	putc('\n', p.script);
 	return plot_end(&p, out, why);
@@ -241,11 +253,12 @@ static double number_at(struct json_object *pair, size_t i)
 }
 
 /* How many take longer than that. The longest of all has no place on a logarithmic axis. */
-static void put_distribution(struct plot *p, struct json_object *histogram, unsigned int number)
+static bool put_distribution(struct plot *p, struct json_object *histogram, unsigned int number)
 {
 	struct json_object *buckets = json_get(histogram, "buckets", json_type_array);
 	size_t n = buckets ? json_object_array_length(buckets) : 0;
 	double all = 0, below = 0;
+	bool any = false;
 
 	n = n < POINTS_MAX ? n : POINTS_MAX;
 	for (size_t i = 0; i < n; i++)
@@ -253,12 +266,16 @@ static void put_distribution(struct plot *p, struct json_object *histogram, unsi
 	fprintf(p->script, "$line%u << EOD\n", number);
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *pair = json_object_array_get_idx(buckets, i);
-		double x = number_at(pair, 0);
+		double x = number_at(pair, 0), longer;
 		below += number_at(pair, 1);
-		if (x > 0 && below < all)
-			fprintf(p->script, "%g %g\n", x, 1 - below / all);
+		longer = 1 - below / all;
+		if (!can_be_drawn(x) || !can_be_drawn(longer) || longer > 1)
+			continue;
+		fprintf(p->script, "%g %g\n", x, longer);
+		any = true;
 	}
 	fputs("EOD\n", p->script);
+	return any;
 }
 
 static bool is_of(struct json_object *histogram, const char *group)
@@ -272,6 +289,7 @@ int bench_plot_histograms(FILE *out, struct json_object *question, const char *g
 {
 	struct json_object *all = json_get(question, "histograms", json_type_array), *h;
 	size_t of[LINES_MAX], n = 0;
+	bool has_points[LINES_MAX];
 	struct plot p;
 
 	for (size_t i = 0; all && i < json_object_array_length(all) && n < LINES_MAX; i++)
@@ -284,8 +302,10 @@ int bench_plot_histograms(FILE *out, struct json_object *question, const char *g
 		return why_set(why, -ENOMEM, "out of memory");
 	fputs("set logscale x 10\nset yrange [*:1]\n", p.script);
 	for (unsigned int i = 0; i < n; i++)
-		put_distribution(&p, json_object_array_get_idx(all, of[i]), i);
+		has_points[i] = put_distribution(&p, json_object_array_get_idx(all, of[i]), i);
 	for (size_t i = 0; i < n; i++) {
+		if (!has_points[i])
+			continue;
 		h = json_object_array_get_idx(all, of[i]);
 		const char *what = json_get_string(h, "what"), *side = json_get_string(h, "side");
 		plot_line(&p, "1:2 with steps", what ? what : "", i,

@@ -7,13 +7,10 @@
 
 #define CELL 80
 
-/* Names come from files, too: they must not steer the terminal. */
-static void plain(char *to, size_t size, const char *from)
+void bench_plain(char *to, size_t size, const char *from)
 {
 	snprintf(to, size, "%s", from);
-	for (char *c = to; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = ' ';
+	say_plain(to);
 }
 
 static void spread(char *text, size_t size, const struct bench_side *side)
@@ -46,11 +43,11 @@ static void print_result(const struct bench_result *r, bool quick)
 {
 	char name[CELL], unit[24], base[CELL], ours[CELL], ratio[CELL], limit[CELL];
 
-	plain(name, sizeof(name), r->name);
-	plain(unit, sizeof(unit), r->unit);
+	bench_plain(name, sizeof(name), r->name);
+	bench_plain(unit, sizeof(unit), r->unit);
 	if (r->skipped) {
 		char why[256];
-		plain(why, sizeof(why), r->skipped);
+		bench_plain(why, sizeof(why), r->skipped);
 		printf("  %-32s not here: %s\n", name, why);
 		return;
 	}
@@ -66,15 +63,16 @@ void bench_print(struct json_object *question)
 	struct bench_result r;
 	const char *about = json_get_string(question, "question");
 	const char *skipped = json_get_string(question, "skipped");
-	char head[256];
+	char name[CELL], head[256];
 
-	plain(head, sizeof(head), about ? about : "");
-	printf("%s: %s%s\n", bench_name(question), head,
+	bench_plain(name, sizeof(name), bench_name(question));
+	bench_plain(head, sizeof(head), about ? about : "");
+	printf("%s: %s%s\n", name, head,
 	       bench_is_quick(question)   ? " (quick: not to be judged)"
 	       : bench_is_noisy(question) ? " (noisy)"
 					  : "");
 	if (skipped) {
-		plain(head, sizeof(head), skipped);
+		bench_plain(head, sizeof(head), skipped);
 		printf("  not here: %s\n\n", head);
 		return;
 	}

@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "tools/tool.h"
 
-/* What is said may hold another program's words: they must neither break the line nor steer the
- * terminal. */
-static void make_plain(char *text)
+/* U+0080 to U+009F steer a terminal as well as a single escape does: U+009B is ESC and [. */
+static bool is_control(const unsigned char *c)
 {
-	for (char *c = text; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = ' ';
+	return c[0] < 0x20 || c[0] == 0x7f || (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f);
+}
+
+void say_plain(char *text)
+{
+	for (char *c = text; *c; c++) {
+		if (!is_control((unsigned char *)c))
+			continue;
+		if ((unsigned char)*c == 0xc2)
+			*c++ = ' ';
+		*c = ' ';
+	}
 }
 
 int why_set(struct why *why, int error, const char *format, ...)
@@ -21,7 +30,7 @@ int why_set(struct why *why, int error, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(why->text, sizeof(why->text), format, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
 	va_end(args);
-	make_plain(why->text);
+	say_plain(why->text);
 	return error;
 }
 
@@ -31,7 +40,7 @@ __attribute__((format(printf, 1, 0))) static void vsay(const char *format, va_li
 	char text[1024];
 
 	vsnprintf(text, sizeof(text), format, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
-	make_plain(text);
+	say_plain(text);
 	fprintf(stderr, "pageferry: %s%s\n", text, after);
 }
 

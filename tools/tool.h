@@ -50,6 +50,9 @@ struct why {
 int why_set(struct why *why, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/** Of another program's or a file's words: they must neither break the line nor steer the terminal. */
+void say_plain(char *text);
+
 /** Print "pageferry: ..." as one line on stderr; control characters are made visible. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -73,6 +73,12 @@ figures()
 	END
 }
 
+# Neither an escape nor U+009B, which is the same to some terminals
+plain_words()
+{
+	! LC_ALL=C grep -q "$(printf '\033\|\302\233')" "$tmp/out"
+}
+
 has_gnuplot()
 {
 	command -v gnuplot >/dev/null
@@ -164,6 +170,29 @@ bench compare "$tmp/b" "$tmp/a"
 ok "what has got better is no failure" eval 'status_is 0 && grep -q "^better .*figure" "$tmp/out"'
 bench compare "$tmp/a" "$tmp/c"
 ok "what lies within the noise has not changed" eval 'status_is 0 && grep -q "^0 worse, 0 better, 2 within" "$tmp/out"'
+figures "$tmp/zero" 0 0 0
+bench compare "$tmp/zero" "$tmp/a"
+ok "what was nothing and is something has got worse" eval 'status_is 1 && grep -q "^WORSE .*0.0000 -> 1.00" "$tmp/out"'
+bench compare "$tmp/a" "$tmp/zero"
+ok "what is nothing now has got better" eval 'status_is 0 && grep -q "^better .*1.00 -> 0.0000" "$tmp/out"'
+for field in '"rounds": 1' '"quick": true'; do
+	sed "s/\"rounds\": 5/$field/" "$tmp/b" >"$tmp/other"
+	bench compare "$tmp/a" "$tmp/other"
+	ok "nothing is judged by what has $field" eval '
+		status_is 0 && grep -q "^0 worse, 0 better, 0 within .*, 2 can.t be judged" "$tmp/out"'
+done
+printf '{"questions": [{"bench": "some", "skipped": "it has failed"}]}' >"$tmp/failed"
+bench compare "$tmp/a" "$tmp/failed"
+ok "what is not answered any more is told, with the reason" eval '
+	grep -q "^gone .*some .*it has failed" "$tmp/out" && grep -q ", 2 only in one" "$tmp/out"'
+printf '{"questions": []}' >"$tmp/none"
+bench compare "$tmp/a" "$tmp/none"
+ok "so is what is not even asked" grep -q ", 2 only in one" "$tmp/out"
+perl -e 'print q({"questions": [{"bench": "many", "results": [);
+	print join ",", map { qq({"name": "n$_", "ours": {"median": 1}}) } 1 .. 100000;
+	print "]}]}"' >"$tmp/many"
+bench compare "$tmp/many" "$tmp/many"
+ok "a hundred thousand figures are no reason to wait" eval 'status_is 0 && grep -q " 100000 within" "$tmp/out"'
 
 # ---- files of strangers
 
@@ -171,6 +200,8 @@ for content in '' '[]' '{' '{"questions": 3}' "$(printf '[%.0s' {1..99})" 'figur
 	printf '%s' "$content" >"$tmp/bad"
 	ok "no file of figures: '${content:0:20}'" refuses 2 "is no file of figures" --from "$tmp/bad"
 done
+printf '{"questions": [%s 1]}' "$(printf '1,%.0s' {1..100})" >"$tmp/bad"
+ok "no file of figures: a hundred questions and one" refuses 2 "is no file of figures" --from "$tmp/bad"
 mkfifo "$tmp/fifo"
 ok "a pipe is not waited for" refuses 2 "is no file of figures" --from "$tmp/fifo"
 printf '{"questions": [1, {}, {"bench": 2, "results": [3, {}, {"name": "x", "ours": 1}, {"name": "y", "ours": {"median": "z"}}]}]}' \
@@ -180,7 +211,13 @@ ok "what is no figure is left out" eval 'status_is 0 && ! grep -q "  [xy] " "$tm
 hostile="\`touch $tmp/owned\`'; system 'touch $tmp/owned'; set print '|touch $tmp/owned' <script>alert(1)</script>\\u001b[31m"
 figures "$tmp/hostile" 1 1 1 "$hostile"
 bench --from "$tmp/hostile"
-ok "names don't steer the terminal" eval 'status_is 0 && ! grep -q "$(printf "\033")" "$tmp/out"'
+ok "names don't steer the terminal" eval 'status_is 0 && plain_words'
+figures "$tmp/redder" 3 3 3 "$hostile"
+sed -i 's/"bench": "some"/"bench": "\\u001b[31m\\u009b31m"/' "$tmp/hostile" "$tmp/redder"
+bench --from "$tmp/hostile"
+ok "nor does the name of a question" eval 'status_is 0 && plain_words'
+bench compare "$tmp/hostile" "$tmp/redder"
+ok "nor what is compared" eval 'status_is 1 && grep -q "^WORSE" "$tmp/out" && plain_words'
 if has_gnuplot; then
 	bench --from "$tmp/hostile" --html "$tmp/page.html"
 	ok "a page is made" eval 'status_is 0 && [ "$(grep -c "<svg" "$tmp/page.html")" -eq 2 ]'
@@ -191,6 +228,23 @@ if has_gnuplot; then
 		! grep -E "black|rgb\( *0, *0, *0\)" "$tmp/page.html" && grep -q currentColor "$tmp/page.html"'
 	ok "the page is private to nobody, and nothing lies beside it" eval '
 		[ "$(stat -c %a "$tmp/page.html")" = 644 ] && ! ls "$tmp"/*.part 2>/dev/null'
+	# draws NAME CHANGE PICTURES: with the figures changed, without a word
+	draws()
+	{
+		figures "$tmp/drawn" 1 1 1
+		sed -i "$2" "$tmp/drawn"
+		bench --from "$tmp/drawn" --html "$tmp/page.html"
+		ok "there is a page of $1" eval "status_is 0 && grep -c '<svg' '$tmp/page.html' | grep -qx $3"
+	}
+	draws "nothing but zeros" 's/"median": [0-9]*/"median": 0/g' 1
+	draws "samples that are all the same" 's/"buckets": .*/"buckets": [[1, 3]]}]}]}/' 1
+	draws "less than no samples" 's/"buckets": .*/"buckets": [[1, -5], [2, 9], [3, -1]]}]}]}/' 1
+	draws "numbers that are no figures" 's/"x": 4/"x": 1e-308/; s/"x": 8/"x": 1e308/' 1
+	perl -e 'print q({"questions": [{"bench": "many", "results": [);
+		print join ",", map { qq({"name": "n$_", "ours": {"median": 1}, "curve": {"name": "c$_", "x": 1}}) } 1 .. 50000;
+		print "]}]}"' >"$tmp/many"
+	bench --from "$tmp/many" --html "$tmp/page.html"
+	ok "fifty thousand curves are no reason to wait" status_is 0
 else
 	skip "a page" "there is no gnuplot"
 fi
