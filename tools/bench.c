@@ -360,7 +360,8 @@ int cmd_bench(int argc, char **argv)
 		say("%s", why.text);
 		return EXIT_USAGE;
 	}
-	catch_signals();
+	if (!o.from)
+		catch_signals();
 	status = with_file(&o, file);
 	json_object_put(file);
 	return status;
