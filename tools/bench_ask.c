@@ -18,7 +18,8 @@
 #include "tools/bench.h"
 
 #define ARGS     12
-#define PATIENCE 5u /* times as long as it takes on a quiet machine */
+#define PATIENCE 5u  /* times as long as it takes on a quiet machine */
+#define LEAVE_S  10u /* for what has been asked to end */
 
 static volatile sig_atomic_t asked; /* its process group */
 static volatile sig_atomic_t stopped;
@@ -28,6 +29,17 @@ void bench_stop(int signal)
 	stopped = signal;
 	if (asked)
 		kill((pid_t)-asked, SIGTERM);
+}
+
+/* A signal that comes before its program is there would be taken by bench_stop(), and be lost. */
+static void end_by_signals(void)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		signal(signals[i], SIG_DFL);
+	if (stopped)
+		_exit(127);
 }
 
 int bench_stopped(void)
@@ -83,15 +95,17 @@ static void become(const struct bench_question *q, bool quick, const char *path,
 	char file[64], own[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", own, sizeof(own) - 1);
 
+	end_by_signals();
 	/* For the benches that measure this command. */
 	own[n > 0 ? n : 0] = 0;
 	setenv("PAGEFERRY_COMMAND", own, 1);
 	/* Not inherited: a bench may look at the descriptors of what it starts. */
 	snprintf(file, sizeof(file), "/proc/%d/fd/%d", (int)parent, out);
 	arguments(q, quick, path, file, argv);
-	int to = q->json_by_file ? open("/dev/null", O_WRONLY) : out;
-	if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent || to < 0 ||
-	    dup2(to, STDOUT_FILENO) < 0)
+	/* In a process group of its own it would be stopped when it reads from the terminal. */
+	int null = open("/dev/null", O_RDWR), to = q->json_by_file ? null : out;
+	if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent ||
+	    dup2(null, STDIN_FILENO) < 0 || dup2(to, STDOUT_FILENO) < 0)
 		_exit(127);
 	execv(path, (char **)(uintptr_t)argv);
 	_exit(127);
@@ -106,8 +120,8 @@ static bool wait_for(pid_t pid, unsigned int seconds)
 
 	if (fd < 0)
 		return false;
-	/* A signal has been passed on to it: it is waited for all the same. */
-	while ((n = poll(&p, 1, (int)seconds * 1000)) < 0 && errno == EINTR)
+	/* A signal has been passed on to it: it is waited for, but not for ever. */
+	while ((n = poll(&p, 1, (int)(stopped ? LEAVE_S : seconds) * 1000)) < 0 && errno == EINTR)
 		;
 	close(fd);
 	return n > 0;
@@ -123,15 +137,16 @@ static int finish(pid_t pid, unsigned int seconds, struct why *why)
 	asked = 0;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (!in_time)
-		return why_set(why, -ETIMEDOUT, "it has not ended in %u s", seconds);
 	if (stopped)
 		return why_set(why, -EINTR, "interrupted");
+	if (!in_time)
+		return why_set(why, -ETIMEDOUT, "it has not ended in %u s", seconds);
 	if (WIFSIGNALED(status))
 		return why_set(why, -EIO, "it was ended by signal %d", WTERMSIG(status));
-	if (WEXITSTATUS(status) == 1)
-		return why_set(why, -EIO, "it has failed: see above");
-	return WEXITSTATUS(status) ? why_set(why, -EOPNOTSUPP, "it can't be asked here: see above")
+	if (WEXITSTATUS(status) == EXIT_USAGE)
+		return why_set(why, -EOPNOTSUPP, "it can't be asked here: see above");
+	return WEXITSTATUS(status) ? why_set(why, -EIO, "it has failed, with exit status %d",
+					     WEXITSTATUS(status))
 				   : 0;
 }
 

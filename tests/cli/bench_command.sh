@@ -158,6 +158,31 @@ run "$tmp/alone/pageferry" bench push
 ok "a bench that fails is a failure" status_is 1
 run "$tmp/alone/pageferry" bench continue
 ok "so is one that prints half an object" status_is 1
+for answer in 'exit 3' 'exit 127'; do
+	printf '#!/bin/sh\n%s\n' "$answer" >"$tmp/alone/bench/push"
+	run "$tmp/alone/pageferry" bench push
+	ok "so is one that ends with $answer" status_is 1
+done
+printf '#!/bin/sh\ntrap "" TERM\n>%s/begun\nwhile :; do sleep 1; done\n' "$tmp" >"$tmp/alone/bench/push"
+"$tmp/alone/pageferry" bench push >"$tmp/out" 2>"$tmp/err" &
+pid=$!
+for ((i = 0; i < 600; i++)); do
+	[ ! -e "$tmp/begun" ] || break
+	sleep 0.05
+done
+kill "$pid"
+begun=$SECONDS
+wait "$pid"
+status=$?
+ok "one that does not end when it is told to is ended" eval '
+	status_is 143 && [ $((SECONDS - begun)) -lt 30 ] && grep -q interrupted "$tmp/out"'
+if command -v script >/dev/null; then
+	printf '#!/bin/sh\nread x\nexit 2\n' >"$tmp/alone/bench/push"
+	run timeout 20 script -qec "$tmp/alone/pageferry bench push" /dev/null
+	ok "one that reads from the terminal is not stopped" status_is 0
+else
+	skip "one that reads from the terminal" "there is no script"
+fi
 
 # ---- compared
 
@@ -251,13 +276,13 @@ fi
 
 # ---- ended
 
-# begin QUESTION...
+# begin QUESTION...: until one has a folder
 begin()
 {
 	"$B/pageferry" bench --full --json "$tmp/ended" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null &
 	pid=$!
 	for ((i = 0; i < 600; i++)); do
-		[ -z "$(left)" ] || break
+		! ls -d "$tmp"/pageferry-bench-* >/dev/null 2>&1 || break
 		sleep 0.05
 	done
 }
@@ -273,7 +298,8 @@ ended_by()
 
 ended_by TERM continue save
 ok "interrupted it tells so" eval 'status_is 143 && grep -q "^pageferry: interrupted" "$tmp/err"'
-ok "what was found out before is kept" json "$tmp/ended" '@{$j->{questions}} == 1 && $j->{questions}[0]{bench} eq "continue"'
+ok "what was found out before is kept" json "$tmp/ended" '
+	@{$j->{questions}} == 2 && @{$j->{questions}[0]{results}} && $j->{questions}[1]{skipped} eq "interrupted"'
 ok "nothing is left" nothing_left
 rm "$tmp/ended"
 # One that would go on for long, and has files.
