@@ -22,6 +22,7 @@ struct snap_target {
 	int pidfd;
 	int mem;             /* /proc/PID/mem; bound to its memory, not to its number */
 	int pagemap;         /* the same */
+	int lock;            /* held as long as it is being saved */
 	unsigned int filter; /* its coredump_filter */
 };
 

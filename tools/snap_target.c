@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -128,6 +129,26 @@ static int open_memory(struct snap_target *t, struct why *why)
 	return 0;
 }
 
+/*
+ * Two at once would take each other's protection for the process' own. The lock is of its memory's
+ * file, so that nobody can hold it who may not look at that.
+ */
+static int lock(struct snap_target *t, struct why *why)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)t->pid);
+	t->lock = open(path, O_RDONLY | O_CLOEXEC);
+	if (t->lock >= 0 && !flock(t->lock, LOCK_EX | LOCK_NB))
+		return 0;
+	return errno == EWOULDBLOCK
+		       ? why_set(why, -EBUSY,
+				 "another snapshot of process %d is under way: try again when it has "
+				 "ended",
+				 (int)t->pid)
+		       : why_set(why, -errno, "%s can't be locked: %s", path, strerror(errno));
+}
+
 static void read_filter(struct snap_target *t)
 {
 	char *text = snap_read_proc(t->pid, "coredump_filter", NULL);
@@ -149,7 +170,7 @@ static int look(struct snap_target *t, struct why *why)
 
 int snap_open(struct snap_target *t, pid_t pid, struct why *why)
 {
-	*t = (struct snap_target){.pid = pid, .pidfd = -1, .mem = -1, .pagemap = -1};
+	*t = (struct snap_target){.pid = pid, .pidfd = -1, .mem = -1, .pagemap = -1, .lock = -1};
 	if (pid == getpid())
 		return why_set(why, -EINVAL, "%d is this command itself", (int)pid);
 	/* First, so that whoever has this number afterwards is the one that is looked at. */
@@ -162,6 +183,8 @@ int snap_open(struct snap_target *t, pid_t pid, struct why *why)
 		ret = why_set(why, -ESRCH, "there is no process %d", (int)pid);
 	if (!ret)
 		ret = open_memory(t, why);
+	if (!ret)
+		ret = lock(t, why);
 	if (!ret && snap_has_ended(t))
 		ret = why_set(why, -ESRCH, "process %d has ended", (int)pid);
 	if (!ret)
@@ -203,6 +226,8 @@ void snap_close(struct snap_target *t)
 		close(t->mem);
 	if (t->pagemap >= 0)
 		close(t->pagemap);
+	if (t->lock >= 0)
+		close(t->lock);
 }
 
 bool snap_has_ended(const struct snap_target *t)

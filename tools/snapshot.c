@@ -354,7 +354,8 @@ int cmd_snapshot(int argc, char **argv)
 			       .core.fd = -1,
 			       .series = {.holder = {.sock = -1, .uffd = -1}, .listener = -1},
 			       .async.uffd = -1,
-			       .target = {.pidfd = -1, .mem = -1, .pagemap = -1}};
+			       .target = {
+				       .pidfd = -1, .mem = -1, .pagemap = -1, .lock = -1}};
 	struct why why = {""};
 	int status = snap_read_options(argc, argv, &options);
 

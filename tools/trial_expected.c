@@ -175,19 +175,26 @@ static int read_file(struct trial_expected **expected, const char *path, struct 
 
 /* ---- where they are */
 
-/* Run from the folder that it was built in, the command has the files of its own source. */
+/*
+ * Run from the folder that it was built in, the command has the files of its own source; and those that were
+ * installed with it, wherever that is.
+ */
 static bool beside(char *path, size_t size, const char *file)
 {
+	static const char *const folders[] = {"../" FOLDER, "../share/pageferry/expected/"};
 	char exe[PATH_MAX];
 	ssize_t len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-	int n;
 
 	if (len <= 0)
 		return false;
 	exe[len] = '\0';
 	*strrchr(exe, '/') = '\0';
-	n = snprintf(path, size, "%s/../" FOLDER "%s", exe, file);
-	return n > 0 && (size_t)n < size && !access(path, F_OK);
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		int n = snprintf(path, size, "%s/%s%s", exe, folders[i], file);
+		if (n > 0 && (size_t)n < size && !access(path, F_OK))
+			return true;
+	}
+	return false;
 }
 
 int trial_expected_known(struct trial_expected **expected, const char *file, struct why *why)

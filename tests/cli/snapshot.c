@@ -387,6 +387,31 @@ static void test_waits_for_events(void **state)
 }
 
 /* Stopped before, stopped after. */
+/* The second one would take what the first one protects for the process' own, and save it as it
+ * changes. */
+static void test_two_at_once(void **state)
+{
+	static const char *const parks[] = {"snapshot.flags", "snapshot.saving", "snapshot.rounds"};
+	struct target t;
+
+	(void)state;
+	target_start(&t, NULL);
+	for (size_t i = 0; i < sizeof(parks) / sizeof(parks[0]); i++) {
+		struct command c = {
+			.park = parks[i], .way = i == 2 ? "async" : "sync", .pid = t.pid};
+		pid_t command = spawn(run_command, &c);
+		wait_stopped(command);
+		assert_int_equal(snapshot_with(&t, (struct command){0}), 1);
+		assert_true(said(errors, "another snapshot of process"));
+		assert_int_equal(snapshot_with(&t, (struct command){.way = "auto"}), 1);
+		kill(command, SIGCONT);
+		assert_int_equal(wait_exit(command), 0);
+		assert_int_equal(snapshot(&t), 0);
+	}
+	assert_unharmed(&t);
+	target_end(&t);
+}
+
 static void test_stopped(void **state)
 {
 	struct target t;
@@ -411,7 +436,7 @@ int main(void)
 		TEST(test_dies),           TEST(test_bounded),     TEST(test_other_user),
 		TEST(test_not_allowed),    TEST(test_no_rights),   TEST(test_stopped),
 		TEST(test_seccomp_of_one), TEST(test_dispatches),  TEST(test_waits_for_events),
-		TEST(test_priority),
+		TEST(test_priority),       TEST(test_two_at_once),
 	};
 
 	if (!subject_begin())
