@@ -89,6 +89,11 @@ static bool defies_manual(const struct cell *c)
 	       (c->seen.verdict[len] && c->seen.verdict[len] != ',');
 }
 
+static bool is_expected(const struct cell *c)
+{
+	return c->expected;
+}
+
 static unsigned int count(const struct table *t, bool (*is)(const struct cell *c))
 {
 	unsigned int n = 0;
@@ -343,6 +348,10 @@ static int conform(struct table *t)
 	ret = uname(&t->kernel) ? -errno : try_on_machine(t);
 	if (ret) {
 		say("the table can't be found out: %s", strerror(-ret));
+		return EXIT_USAGE;
+	}
+	if (t->options.expected && !count(t, is_expected)) {
+		say("%s: it has no answer for any cell of this table", t->options.expected);
 		return EXIT_USAGE;
 	}
 	(t->options.json ? print_json : print_text)(t);

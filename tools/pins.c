@@ -65,6 +65,11 @@ static bool as_expected(const struct cell *c)
 	return !differs(c);
 }
 
+static bool is_expected(const struct cell *c)
+{
+	return c->expected;
+}
+
 static unsigned int count(const struct table *t, bool (*is)(const struct cell *c))
 {
 	unsigned int n = 0;
@@ -335,6 +340,9 @@ static int run(const struct options *o)
 		ret = -errno;
 	if (ret) {
 		say("pins can't be tried: %s", strerror(-ret));
+		ret = EXIT_USAGE;
+	} else if (o->expected && !count(&t, is_expected)) {
+		say("%s: it has no answer for any cell of this table", o->expected);
 		ret = EXIT_USAGE;
 	} else {
 		(o->json ? print_json : print_text)(&t);

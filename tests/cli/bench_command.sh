@@ -147,8 +147,8 @@ ok "what a single bench printed is shown as well" eval 'status_is 0 && grep -q "
 mkdir "$tmp/alone"
 cp "$B/pageferry" "$tmp/alone/"
 run "$tmp/alone/pageferry" bench push --json "$tmp/missing"
-ok "a bench that is not there is told, and is no failure" eval '
-	status_is 0 && grep -q "push: its bench is not there\|push: its bench isn.t there" "$tmp/err" &&
+ok "a bench that is not there is told, and a failure" eval '
+	status_is 1 && grep -q "push: its bench is not there\|push: its bench isn.t there" "$tmp/err" &&
 	json "$tmp/missing" "length \$j->{questions}[0]{skipped}"'
 mkdir "$tmp/alone/bench"
 printf '#!/bin/sh\nexit 1\n' >"$tmp/alone/bench/push"

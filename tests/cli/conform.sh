@@ -84,6 +84,9 @@ ok "refused: a folder" refused "not a regular file"
 printf 'anonymous | MOVE\n' >"$tmp/expected"
 run --expected "$tmp/expected"
 ok "refused: half a line" refused 'line 1 isn'\''t "row | column | verdict"'
+printf 'mremap | vmsplice | same page\n' >"$tmp/expected"
+run --expected "$tmp/expected"
+ok "refused: answers to other questions" eval 'status_is 2 && grep -q "has no answer for any cell" "$tmp/err"'
 run --help
 ok "help" grep -q '^Exit status: 0' "$tmp/out"
 if [ ! -e /dev/pageferry ]; then
