@@ -55,6 +55,7 @@ static void save_end(int ret)
 static int save_by_fork(void)
 {
 	int fds[CLIENTS + 1];
+	pid_t server = getpid();
 
 	saving.child = fork();
 	if (saving.child < 0)
@@ -64,7 +65,8 @@ static int save_by_fork(void)
 		return 0;
 	}
 	/* Else it might still write to the file when the next server does. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != server)
+		_exit(1);
 	/* A client that the server disconnects must not stay connected through its child. */
 	for (unsigned int n = all_sockets(fds); n;)
 		close(fds[--n]);
