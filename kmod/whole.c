@@ -219,8 +219,12 @@ static enum pageferry_why pf_count_entry(const struct pf_op *op, pmd_t pmd, stru
 								  : PAGEFERRY_WHY_HOLE;
 	if (pf_is_table(native_pmd_val(pmd)))
 		return pf_count_table(op, pf_table(pmd), sums);
-	/* The huge zero page is counted for each process that has it. */
-	if (!pmd_trans_huge(pmd) || is_huge_zero_pmd(pmd))
+	/*
+	 * The huge zero page is counted for each process that has it; and of one that is broken the
+	 * good pages go alone.
+	 */
+	if (!pmd_trans_huge(pmd) || is_huge_zero_pmd(pmd) ||
+	    folio_test_has_hwpoisoned(pmd_folio(pmd)))
 		return PAGEFERRY_WHY_OTHER;
 	sums->anon_pages += HPAGE_PMD_NR;
 	return PAGEFERRY_WHY_NONE;
