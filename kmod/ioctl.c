@@ -14,7 +14,7 @@
 #include "trace.h"
 
 #define PF_FEATURES (PAGEFERRY_FEATURE_MOVE | PAGEFERRY_FEATURE_THP | PAGEFERRY_FEATURE_SWAP | \
-		     PAGEFERRY_FEATURE_MEMCG | PAGEFERRY_FEATURE_CHECK)
+		     PAGEFERRY_FEATURE_MEMCG | PAGEFERRY_FEATURE_CHECK | PAGEFERRY_FEATURE_TABLES)
 
 union pf_request {
 	struct pageferry_info info;
@@ -76,8 +76,17 @@ static __always_inline int pf_run_move(struct pageferry_move *m)
 	pf_side_put(&op.src);
 	pf_side_put(&op.dst);
 	m->moved = op.moved;
+	m->tables = op.tables;
+	m->why = op.why;
 	trace_pageferry_move(m, err);
 	return err;
+}
+
+static int pf_answer_tables(const struct pageferry_move *m, struct pageferry_move __user *to)
+{
+	if (m->size < sizeof(*m))
+		return 0;
+	return put_user(m->tables, &to->tables) || put_user(m->why, &to->why) ? -EFAULT : 0;
 }
 
 /* Progress is told on failure, too. */
@@ -87,9 +96,13 @@ static int pf_ioctl_move(union pf_request *req, void __user *arg)
 	int err = pf_plan_check(&req->move);
 
 	req->move.moved = 0;
+	req->move.tables = 0;
+	req->move.why = PAGEFERRY_WHY_NONE;
 	if (!err)
 		err = pf_run_move(&req->move);
-	return put_user(req->move.moved, &to->moved) ? -EFAULT : err;
+	if (put_user(req->move.moved, &to->moved) || pf_answer_tables(&req->move, to))
+		return -EFAULT;
+	return err;
 }
 
 struct pf_ioctl {
@@ -122,21 +135,9 @@ static int pf_check_tail(const struct pf_ioctl *ioctl, void __user *arg, size_t 
 	return zero < 0 ? zero : zero ? 0 : -E2BIG;
 }
 
-/* What newer versions have added; zero where the caller has it not. */
-static int pf_copy_rest(const struct pf_ioctl *ioctl, union pf_request *req, void __user *arg, size_t size)
-{
-	size_t known = ioctl->min_size;
-
-	if (likely(ioctl->size == known))
-		return 0;
-	memset((char *)req + known, 0, ioctl->size - known);
-	if (size > known &&
-	    copy_from_user((char *)req + known, arg + known, min(size, ioctl->size) - known))
-		return -EFAULT;
-	return 0;
-}
-
 /*
+ * The first version of each, as what was added to it later is only answered.
+ *
  * Word by word, since all are made of a few of them: copy_from_user() with a size that the compiler doesn't
  * know has to check it first, against the object that it goes to.
  */
@@ -166,9 +167,6 @@ static int pf_run(const struct pf_ioctl *ioctl, void __user *arg)
 	if (size < ioctl->min_size)
 		return -EINVAL;
 	err = pf_check_tail(ioctl, arg, size);
-	if (err)
-		return err;
-	err = pf_copy_rest(ioctl, &req, arg, size);
 	if (err)
 		return err;
 	return ioctl->run(&req, arg);

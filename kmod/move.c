@@ -173,10 +173,8 @@ static unsigned int pf_overcome(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd
 
 /* ---- all steps */
 
-static void pf_advance(struct pf_op *op, unsigned int pages)
+void pf_advance(struct pf_op *op, unsigned long len)
 {
-	unsigned long len = pages * PAGE_SIZE;
-
 	op->dst.addr += len;
 	op->src.addr += len;
 	op->left -= len;
@@ -226,7 +224,7 @@ static int pf_steps(struct pf_op *op)
 			op->stop = PF_STOP_NONE;
 		else
 			done = pf_overcome(op, op->dst.pmd, op->src.pmd);
-		pf_advance(op, done);
+		pf_advance(op, done * PAGE_SIZE);
 		if (op->folio)
 			folio_put(op->folio);
 		op->folio = NULL;
@@ -237,10 +235,24 @@ static int pf_steps(struct pf_op *op)
 			return 0;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		if (need_resched() || pf_is_awaited(op))
+		if (need_resched() || pf_is_awaited(op) || pf_whole_is_due(op))
 			return 0;
 	}
 	return 0;
+}
+
+static __always_inline int pf_move_pages(struct pf_op *op)
+{
+	int err = pf_lock(op);
+
+	if (err)
+		return err;
+	/* Before it gets smaller, as wherever memory is taken away. */
+	update_hiwater_rss(op->src.mm);
+	err = pf_steps(op);
+	pf_count_pages(op);
+	pf_unlock(op);
+	return err;
 }
 
 /* The locks are given up now and then; whatever has changed meanwhile is checked again. */
@@ -251,14 +263,7 @@ int pf_move(struct pf_op *op)
 	while (!err && op->left) {
 		unsigned long start = op->dst.addr;
 
-		err = pf_lock(op);
-		if (err)
-			break;
-		/* Before it gets smaller, as wherever memory is taken away. */
-		update_hiwater_rss(op->src.mm);
-		err = pf_steps(op);
-		pf_count_pages(op);
-		pf_unlock(op);
+		err = pf_whole_is_due(op) ? pf_move_whole(op) : pf_move_pages(op);
 		if (op->dst.addr > start && !(op->mode & PAGEFERRY_MOVE_DONTWAKE) && !pf_only_checks(op))
 			pf_wake(op->dst.ctx, start, op->dst.addr - start);
 		if (op->left)

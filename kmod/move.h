@@ -2,7 +2,8 @@
 /*
  * The way of a move: ioctl.c reads and checks the request, side.c finds out whose memory it is and
  * locks it, move.c goes through it step by step, pte.c, swap.c and huge.c move what is there, memcg.c
- * lets the charge follow, wake.c tells those who wait.
+ * lets the charge follow, wake.c tells those who wait. Where whole page tables are to move, whole.c does
+ * what it can before move.c does the rest.
  */
 #ifndef PAGEFERRY_MOVE_H
 #define PAGEFERRY_MOVE_H
@@ -57,6 +58,9 @@ struct pf_op {
 	unsigned int promised;	    /* of those, for folios of this batch that are locked already */
 	unsigned int wanted;	    /* CHARGE: how many would do */
 	long anon_pages;	    /* that have moved and are not yet counted in either mm */
+	unsigned long tables;	    /* bytes that went as whole page tables */
+	unsigned long whole_from;   /* from this address of the destination on these are tried again */
+	enum pageferry_why why;	    /* the first one that was tried didn't */
 	pte_t *was;		    /* the entries of a batch as they were found */
 	unsigned int nwas;
 	enum pf_stop stop;
@@ -84,6 +88,9 @@ static inline void pf_side_put(struct pf_side *side)
 /* Lock both mappings and check that the rest may move between them. 0 or -errno. */
 int pf_lock(struct pf_op *op);
 void pf_unlock(struct pf_op *op);
+/* The same, and nobody else of either process changes, walks or fills its page tables. */
+int pf_lock_alone(struct pf_op *op);
+void pf_unlock_alone(struct pf_op *op);
 /* Somebody is killed for want of memory, and while he may not yet have ended his pages are being dropped. */
 static inline bool pf_is_dropped(const struct pf_side *side)
 {
@@ -92,6 +99,7 @@ static inline bool pf_is_dropped(const struct pf_side *side)
 
 /* move.c */
 int pf_move(struct pf_op *op);
+void pf_advance(struct pf_op *op, unsigned long len);
 /* Is it only asked whether the pages could move? */
 static inline bool pf_only_checks(const struct pf_op *op)
 {
@@ -131,6 +139,19 @@ static inline int pf_stop_at(struct pf_op *op, enum pf_stop stop, struct folio *
 unsigned int pf_move_ptes(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd, unsigned int n);
 unsigned int pf_move_swapped(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
 unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
+
+/* swapoff() looks for entries in the processes of this list only. */
+void pf_join_mmlist(struct mm_struct *mm);
+
+/*
+ * whole.c: as many page tables as move whole from here on, with all locks taken and given back. 0 or -errno.
+ * Whichever stays is left to the others: then whole_from says where it is worth another look.
+ */
+int pf_move_whole(struct pf_op *op);
+static inline bool pf_whole_is_due(const struct pf_op *op)
+{
+	return unlikely(op->mode & PAGEFERRY_MOVE_TABLES) && op->dst.addr >= op->whole_from;
+}
 
 /*
  * Is there any reference besides the mapping's own and the swap cache's? A pin, a page that was vmspliced

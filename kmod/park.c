@@ -12,10 +12,11 @@ static unsigned int before_clear_us, after_clear_us;
 module_param(before_clear_us, uint, 0600);
 module_param(after_clear_us, uint, 0600);
 
-static bool skip_early, skip_recheck, skip_notifier;
+static bool skip_early, skip_recheck, skip_notifier, skip_rmap;
 module_param(skip_early, bool, 0600);
 module_param(skip_recheck, bool, 0600);
 module_param(skip_notifier, bool, 0600);
+module_param(skip_rmap, bool, 0600);
 
 static atomic_long_t pf_put_backs;
 
@@ -57,6 +58,11 @@ bool pf_skips_recheck(void)
 bool pf_skips_notifier(void)
 {
 	return READ_ONCE(skip_notifier);
+}
+
+bool pf_skips_rmap(void)
+{
+	return READ_ONCE(skip_rmap);
 }
 
 void pf_count_put_back(unsigned int pages)

@@ -18,6 +18,8 @@ bool pf_skips_early(void);
 bool pf_skips_recheck(void);
 /* The calls that tell KVM and its like; not to be changed during a move. */
 bool pf_skips_notifier(void);
+/* That both mappings share the anon_vma of pages that move with their table; the receiver's has its own then. */
+bool pf_skips_rmap(void);
 /* Pages whose entries were cleared and set again. */
 void pf_count_put_back(unsigned int pages);
 
@@ -42,6 +44,11 @@ static inline bool pf_skips_recheck(void)
 }
 
 static inline bool pf_skips_notifier(void)
+{
+	return false;
+}
+
+static inline bool pf_skips_rmap(void)
 {
 	return false;
 }

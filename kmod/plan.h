@@ -26,7 +26,10 @@ struct pf_step {
 	bool whole; /* a whole table's worth, aligned on both sides: a huge page can move as one */
 };
 
-#define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE | PAGEFERRY_MOVE_CHECK)
+#define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE | PAGEFERRY_MOVE_CHECK | \
+		  PAGEFERRY_MOVE_TABLES)
+/* A question is about pages. */
+#define PF_EITHER (PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_TABLES)
 
 static inline bool pf_range_valid(__u64 start, __u64 len)
 {
@@ -36,7 +39,7 @@ static inline bool pf_range_valid(__u64 start, __u64 len)
 /* 0 or -EINVAL. */
 static inline int pf_plan_check(const struct pageferry_move *move)
 {
-	if (move->mode & ~PF_MODES)
+	if ((move->mode & ~PF_MODES) || (move->mode & PF_EITHER) == PF_EITHER)
 		return -EINVAL;
 	if (!move->len || (move->dst | move->src | move->len) % PF_PAGE_SIZE)
 		return -EINVAL;
@@ -54,6 +57,19 @@ static inline struct pf_step pf_plan_step(unsigned long dst, unsigned long src, 
 
 	step.whole = step.len == PF_TABLE_SIZE;
 	return step;
+}
+
+/*
+ * How far it is to the first page table that is covered by the rest and could move whole; as far as the
+ * rest goes if there is none.
+ */
+static inline unsigned long pf_plan_to_table(unsigned long dst, unsigned long src, unsigned long left)
+{
+	unsigned long before = -dst % PF_TABLE_SIZE;
+
+	if ((dst ^ src) % PF_TABLE_SIZE || left < PF_TABLE_SIZE || left - PF_TABLE_SIZE < before)
+		return left;
+	return before;
 }
 
 #endif

@@ -149,9 +149,18 @@ static bool pf_is_changing(const struct pf_side *side)
 	return side->ctx && atomic_read(&side->ctx->mmap_changing);
 }
 
+static int pf_check_locked(const struct pf_op *op)
+{
+	if (pf_is_changing(&op->dst) || pf_is_changing(&op->src))
+		return -EAGAIN;
+	if (pf_is_dropped(&op->dst) || pf_is_dropped(&op->src))
+		return -ESRCH;
+	return pf_check_both(op);
+}
+
 int pf_lock(struct pf_op *op)
 {
-	int err = 0;
+	int err;
 
 	if (!pf_lock_vmas(op)) {
 		err = pf_lock_mmaps(op);
@@ -164,12 +173,7 @@ int pf_lock(struct pf_op *op)
 		}
 	}
 	pf_lock_contexts(op);
-	if (pf_is_changing(&op->dst) || pf_is_changing(&op->src))
-		err = -EAGAIN;
-	else if (pf_is_dropped(&op->dst) || pf_is_dropped(&op->src))
-		err = -ESRCH;
-	else
-		err = pf_check_both(op);
+	err = pf_check_locked(op);
 	if (err)
 		pf_unlock(op);
 	return err;
@@ -179,4 +183,69 @@ void pf_unlock(struct pf_op *op)
 {
 	pf_unlock_contexts(op);
 	pf_unlock_vmas(op);
+}
+
+/* ---- both address spaces for oneself */
+
+/*
+ * Each is waited for with the other one free, so that nobody halts one process by what he does in another,
+ * and movers in opposite directions can't block each other.
+ */
+static int pf_lock_mmaps_alone(struct pf_op *op)
+{
+	struct mm_struct *first = op->dst.mm, *second = op->src.mm;
+
+	for (;;) {
+		if (mmap_write_lock_killable(first))
+			return -EINTR;
+		if (pf_mmap_write_trylock(second))
+			return 0;
+		mmap_write_unlock(first);
+		swap(first, second);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+}
+
+static void pf_unlock_mmaps_alone(struct pf_op *op)
+{
+	mmap_write_unlock(op->src.mm);
+	mmap_write_unlock(op->dst.mm);
+}
+
+static int pf_find_vmas_alone(struct pf_op *op)
+{
+	op->dst.vma = vma_lookup(op->dst.mm, op->dst.addr);
+	op->src.vma = vma_lookup(op->src.mm, op->src.addr);
+	if (!op->dst.vma || !op->src.vma)
+		return -ENOENT;
+	/* Whoever faults in one of them has its lock, but waits for nothing that we have. */
+	vma_start_write(op->dst.vma);
+	vma_start_write(op->src.vma);
+	return 0;
+}
+
+int pf_lock_alone(struct pf_op *op)
+{
+	int err = pf_lock_mmaps_alone(op);
+
+	if (err)
+		return err;
+	err = pf_find_vmas_alone(op);
+	if (err) {
+		pf_unlock_mmaps_alone(op);
+		return err;
+	}
+	pf_lock_contexts(op);
+	err = pf_check_locked(op);
+	if (err)
+		pf_unlock_alone(op);
+	return err;
+}
+
+void pf_unlock_alone(struct pf_op *op)
+{
+	pf_unlock_contexts(op);
+	pf_unlock_mmaps_alone(op);
 }

@@ -21,8 +21,7 @@ struct pf_swapped {
 	struct folio *folio; /* in the swap cache: locked, with a reference of ours; or NULL */
 };
 
-/* swapoff() looks for entries in the processes of this list only. */
-static void pf_join_mmlist(struct mm_struct *mm)
+void pf_join_mmlist(struct mm_struct *mm)
 {
 	if (!list_empty(&mm->mmlist))
 		return;

@@ -6,7 +6,7 @@
 
 #include "tables.h"
 
-static pmd_t *pf_find_pmd(struct mm_struct *mm, unsigned long addr)
+pmd_t *pf_find_pmd(struct mm_struct *mm, unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;

@@ -18,6 +18,8 @@
  * MADV_DONTNEED may take a table away. Whoever uses it looks again under the table's lock.
  */
 void pf_find_pmds(struct pf_op *op);
+/* NULL: there is nothing in all that a table of PMDs would map. */
+pmd_t *pf_find_pmd(struct mm_struct *mm, unsigned long addr);
 pmd_t *pf_alloc_pmd(struct mm_struct *mm, unsigned long addr);
 
 static inline unsigned long pf_read_pmd(pmd_t *pmd)

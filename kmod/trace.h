@@ -17,6 +17,8 @@ TRACE_EVENT(pageferry_move,
 		__field(u64, src)
 		__field(u64, len)
 		__field(u64, moved)
+		__field(u64, tables)
+		__field(u64, why)
 		__field(u32, mode)
 		__field(int, error)
 	),
@@ -25,11 +27,14 @@ TRACE_EVENT(pageferry_move,
 		__entry->src = move->src;
 		__entry->len = move->len;
 		__entry->moved = move->moved;
+		__entry->tables = move->tables;
+		__entry->why = move->why;
 		__entry->mode = move->mode;
 		__entry->error = error;
 	),
-	TP_printk("dst=%#llx src=%#llx len=%llu moved=%llu mode=%#x error=%d", __entry->dst,
-		  __entry->src, __entry->len, __entry->moved, __entry->mode, __entry->error)
+	TP_printk("dst=%#llx src=%#llx len=%llu moved=%llu tables=%llu why=%llu mode=%#x error=%d",
+		  __entry->dst, __entry->src, __entry->len, __entry->moved, __entry->tables,
+		  __entry->why, __entry->mode, __entry->error)
 );
 
 TRACE_EVENT(pageferry_refuse,

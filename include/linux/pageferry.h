@@ -34,6 +34,7 @@
 #define PAGEFERRY_FEATURE_SWAP	(1ULL << 2) /* swapped-out pages move without being read in */
 #define PAGEFERRY_FEATURE_MEMCG	(1ULL << 3) /* the memory cgroup's charge follows the page */
 #define PAGEFERRY_FEATURE_CHECK	(1ULL << 4) /* PAGEFERRY_MOVE_CHECK */
+#define PAGEFERRY_FEATURE_TABLES (1ULL << 5) /* PAGEFERRY_MOVE_TABLES */
 
 /**
  * struct pageferry_info - what the module can do (PAGEFERRY_IOC_INFO)
@@ -58,6 +59,37 @@ struct pageferry_info {
  * charged. A huge page that could not move whole is split, as for a move.
  */
 #define PAGEFERRY_MOVE_CHECK	       (1U << 2)
+/*
+ * Page tables move whole, with all that is in them, wherever one of the source is covered by the range and
+ * lies in the same way on both sides; the rest moves page by page as without it. It costs a few instructions
+ * a page, and is for two processes that trust each other, as two versions of one program do:
+ *
+ * - Both mappings share the lock by which the kernel finds who maps a page, as parent and child do, until the
+ *   one that receives is unmapped.
+ * - The memory cgroup's charge for what has moved in this way stays with the giver until the page is freed.
+ * - References that aren't pins are not looked for, and pages that the giver shares with its own children move,
+ *   too, and stay shared with them.
+ * - All of the destination's mapping counts as soft-dirty, until that is cleared.
+ *
+ * The destination's mapping has to be empty at first, or to have only pages that came in this way out of the same
+ * mapping of the source. Whether page tables move or pages, the errno and the order are the same. Not together
+ * with PAGEFERRY_MOVE_CHECK.
+ */
+#define PAGEFERRY_MOVE_TABLES	       (1U << 3)
+
+/* Why the first page table that was covered by the range has not moved whole. */
+enum pageferry_why {
+	PAGEFERRY_WHY_NONE,	 /* all of them have; or it was not asked for */
+	PAGEFERRY_WHY_ALIGNMENT, /* none is covered, or both sides lie in different ways */
+	PAGEFERRY_WHY_MAPPING,	 /* MADV_MERGEABLE on a side, or write-protection by userfaultfd at the source */
+	PAGEFERRY_WHY_OWN_PAGES, /* the destination's mapping has other pages */
+	PAGEFERRY_WHY_NO_PAGES,	 /* the source's mapping never had any */
+	PAGEFERRY_WHY_POPULATED, /* the destination has a page table there, or a huge page */
+	PAGEFERRY_WHY_HOLE,	 /* an empty page, without PAGEFERRY_MOVE_ALLOW_SRC_HOLES */
+	PAGEFERRY_WHY_PINNED,	 /* a page may be pinned */
+	PAGEFERRY_WHY_OTHER,	 /* a page that migrates, is poisoned, or the huge zero page */
+	PAGEFERRY_WHY_NO_MEMORY,
+};
 
 /* As src_uffd: the source is the caller's own memory. */
 #define PAGEFERRY_SELF (-1)
@@ -73,6 +105,11 @@ struct pageferry_info {
  * @src: in: address in the giving process
  * @len: in: bytes; all three are multiples of the page size, and each range lies in one mapping
  * @moved: out: bytes from the start that were dealt with, also when the call fails
+ * @tables: out: PAGEFERRY_MOVE_TABLES: of those, bytes that went as whole page tables, or as whole huge pages
+ *          like them
+ * @why: out: PAGEFERRY_WHY_*
+ *
+ * Whoever only knows the first version, up to @moved, is told no more.
  *
  * Whoever tracks changes of the destination sees each page that has come as changed: its entry is
  * soft-dirty, writable, and never write-protected by userfaultfd, in whatever modes @dst is registered and
@@ -93,7 +130,7 @@ struct pageferry_info {
  * EEXIST	the destination page at @moved is populated.
  * ENOENT	the source page at @moved is empty; or nothing is mapped at @src or @dst.
  * ENOMEM	no memory, or the receiving process' memory cgroup is full. The page stays.
- * EINVAL	unknown @mode bits, unaligned, empty or wrapping ranges; a range that isn't within one
+ * EINVAL	unknown @mode bits, or two that exclude each other; unaligned, empty or wrapping ranges; a range that isn't within one
  *		mapping; memory that isn't private and anonymous, or isn't writable; access rights or
  *		locking (mlock) differ between both; source and destination are one process
  *		(UFFDIO_MOVE does that).
@@ -113,6 +150,8 @@ struct pageferry_move {
 	__u64 src;
 	__u64 len;
 	__u64 moved;
+	__u64 tables;
+	__u64 why;
 };
 
 #define PAGEFERRY_IOC_INFO _IO('F' | 0x80, 0x00)

@@ -26,6 +26,8 @@
 #include <linux/fs.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mmap_lock.h>
+#include <linux/seqlock.h>
 #include <linux/swap.h>
 #include <linux/userfaultfd_k.h>
 
@@ -41,6 +43,29 @@ struct pf_wake_range {
 /* arch/x86/mm/tlb.c; asm/tlbflush.h hides it from modules */
 void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
 			unsigned int stride_shift, bool freed_tables);
+
+/*
+ * As mmap_write_lock(), of which linux/mmap_lock.h has no such form. What it counts, so that a mapping's lock can
+ * be taken without it, became a seqcount in a stable release of 6.12; before, giving it up was enough.
+ */
+static inline bool pf_mmap_write_trylock(struct mm_struct *mm)
+{
+	if (!down_write_trylock(&mm->mmap_lock))
+		return false;
+	if (__builtin_types_compatible_p(typeof(mm->mm_lock_seq), seqcount_t))
+		do_raw_write_seqcount_begin((seqcount_t *)&mm->mm_lock_seq);
+	return true;
+}
+
+/* asm-generic/tlb.h, which needs what modules aren't meant to see */
+#ifdef CONFIG_MMU_GATHER_RCU_TABLE_FREE
+void tlb_remove_table_sync_one(void);
+#else
+/* The flush itself interrupts whoever walks tables without a lock. */
+static inline void tlb_remove_table_sync_one(void)
+{
+}
+#endif
 
 /* mm/swap.h */
 extern struct address_space *swapper_spaces[];

@@ -38,7 +38,8 @@ static bool is_in_user_space(uint64_t start, uint64_t len)
 /* What move.c and side.c don't ask again. */
 static bool is_well_formed(const struct pageferry_move *m)
 {
-	return m->len && ((m->dst | m->src | m->len) & 0xfff) == 0 && m->mode < 8 &&
+	return m->len && ((m->dst | m->src | m->len) & 0xfff) == 0 && m->mode < 16 &&
+	       (m->mode & 12) != 12 &&
 	       is_in_user_space(m->dst, m->len) && is_in_user_space(m->src, m->len);
 }
 
@@ -61,6 +62,20 @@ static void advance(struct pageferry_move *m, uint64_t len)
 	m->dst += len;
 	m->src += len;
 	m->len -= len;
+}
+
+/* The first of which all of a table moves is the first that is at one on both sides. */
+static void table_must_fit(const struct pageferry_move *m)
+{
+	uint64_t to = pf_plan_to_table(m->dst, m->src, m->len);
+
+	must(to <= m->len && to % 4096 == 0, "whole pages, and not too far");
+	if (to == m->len)
+		must(m->dst % TABLE != m->src % TABLE || m->len < 2 * TABLE, "no table where there is room");
+	else
+		must((m->dst + to) % TABLE == 0 && (m->src + to) % TABLE == 0 && to < TABLE &&
+			     m->len - to >= TABLE,
+		     "a table is covered");
 }
 
 /* A request may have millions of steps, which are alike in the middle. */
@@ -87,8 +102,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	must(ret == 0 || ret == -EINVAL, "0 or EINVAL");
 	must(!memcmp(&move, &before, sizeof(move)), "the request stays as it is");
 	must((ret == 0) == is_well_formed(&move), "only what is well formed is let through");
-	if (ret == 0)
+	if (ret == 0) {
+		table_must_fit(&move);
 		go_through(move);
+	}
 	return 0;
 }
 

@@ -60,7 +60,7 @@ figures()
 
 	while read -r name median; do
 		number=$((number + 1))
-		echo "# figure {\"name\":\"$name\",\"median\":$median,\"min\":$((median - 1)).0,\"max\":$((median + 1)).5}"
+		echo "# figure {\"name\":\"$name\",\"median\":$median,\"min\":$((${median%.*} - 1)).0,\"max\":$((${median%.*} + 1)).5}"
 		echo "ok $number - cost/$name"
 	done <<-'END'
 		one_call 300
@@ -74,11 +74,17 @@ figures()
 		huge 1100
 		third_huge 1110
 		kernel_huge 1000
+		tables 4.2
+		mremap 1.8
+		tables_many 4.1
+		mremap_many 1.7
+		tables_huge 741
+		mremap_huge 650
 	END
 	echo '# figure {"name":"pages_per_flush","median":512.0}'
-	echo "ok 12 - cost/flushes"
+	echo "ok 18 - cost/flushes"
 	echo "# verdict: ok"
-	echo "1..12"
+	echo "1..18"
 }
 figures >"$tmp/good"
 
@@ -94,13 +100,18 @@ ok "the table has both, the ratio and the spread" \
 	prints '^4 KiB pages, 64 MiB a call +300 +299\.0 to 301\.5 +1200 +1199\.0 to 1201\.5 +0\.25 +at most 305 '
 ok "and says what was missed" prints '1 a call +2801 .* at most 2800: missed \(UFFDIO_MOVE 2770\)$'
 ok "a limit itself is not missed" prints '16 a call +525 +524\.0 to 526\.5 +- +at most 525$'
+ok "page tables go beside mremap()" prints '^page tables, 64 MiB a call +4\.2 +3\.0 to 5\.5 +1\.8 .* at most 6$'
+ok "and huge pages like them" prints '^huge pages like them +741 .* at most 740: missed$'
 ok "nor is it for flushes" prints '^pages for each flush +512\.0 +- +at least 512$'
 ok "the method is told" prints '^Method: .*-icount'
-ok "the file has all of them" json '@{$j->{results}} == 9 && $j->{bench} eq "module" && !$j->{quick}'
+ok "the file has all of them" json '@{$j->{results}} == 12 && $j->{bench} eq "module" && !$j->{quick}'
 ok "with both sides" json '
 	my $h = $r{huge};
 	$h->{ours}{median} == 1100 && $h->{ours}{min} == 1099 && $h->{ours}{max} == 1101.5 &&
 	$h->{baseline}{median} == 1000 && $h->{ratio}{of_medians} == 1.1'
+ok "of whichever kind" json '
+	$r{tables}{baseline}{what} =~ /^mremap/ && $r{huge}{baseline}{what} =~ /^UFFDIO_MOVE/ &&
+	$r{tables}{required}{reached} && !$r{tables_huge}{required}{reached}'
 ok "without one where there is none" json '!$r{calls_of_16}{baseline} && !$r{calls_of_16}{ratio}'
 ok "and with what is asked for" json '
 	$r{one_call}{required}{ours_at_most} == 305 && $r{one_call}{required}{reached} &&
@@ -121,7 +132,7 @@ ok "no verdict, too" ends 1 --from "$tmp/changed"
 changed '/"huge"/d'
 ok "a missing figure, too" ends 1 --from "$tmp/changed"
 ok "it is said which" complains "there is no figure huge"
-changed 's/^# figure .*pages_per.*//; s/ok 12 .*/& # SKIP no tracefs/'
+changed 's/^# figure .*pages_per.*//; s/ok 18 .*/& # SKIP no tracefs/'
 ok "what was skipped is none" ends 0 --from "$tmp/changed" --json "$tmp/json"
 ok "the table says why" prints '^pages for each flush: skipped: no tracefs'
 ok "the file does" json '$r{pages_per_flush}{skipped} eq "no tracefs"'

@@ -19,6 +19,7 @@
 
 #define ROUNDS	 7
 #define LARGE	 (64 * MIB)
+#define MANY	 (256 * MIB)
 #define CALLS	 (4 * MIB) /* in many small calls */
 #define SETTLE_S 5
 
@@ -34,6 +35,8 @@ enum by {
 	BY_GIVER, /* out of its own memory, as in a hand-over */
 	BY_THIRD, /* between two other processes */
 	BY_KERNEL, /* UFFDIO_MOVE, within this process */
+	BY_TABLES, /* as BY_GIVER, but as whole page tables */
+	BY_MREMAP, /* within this process */
 };
 
 struct row {
@@ -56,6 +59,32 @@ static uint64_t move_by_module(int pf, const struct end *to, const struct end *f
 		move.src = from->addr + at;
 		check_call(ioctl(pf, PAGEFERRY_IOC_MOVE, &move));
 	}
+	return clock_now() - begin;
+}
+
+static uint64_t move_by_tables(int pf, const struct end *to, const struct end *from)
+{
+	struct pageferry_move move = { .size = sizeof(move), .mode = PAGEFERRY_MOVE_TABLES,
+				       .dst_uffd = to->uffd, .src_uffd = PAGEFERRY_SELF,
+				       .dst = to->addr, .src = from->addr, .len = from->len };
+	uint64_t begin = clock_now();
+
+	check_call(ioctl(pf, PAGEFERRY_IOC_MOVE, &move));
+	begin = clock_now() - begin;
+	check_is(move.tables, from->len);
+	return begin;
+}
+
+static uint64_t move_by_mremap(const struct end *to, const struct end *from)
+{
+	uint64_t begin;
+
+	/* It would be unmapped first; and of what is registered Linux moves each page alone. */
+	check_call(munmap((void *)to->addr, to->len));
+	check_is(uffd_unregister(from->uffd, from->addr, from->len), 0);
+	begin = clock_now();
+	check(mremap((void *)from->addr, from->len, from->len, MREMAP_MAYMOVE | MREMAP_FIXED,
+		     (void *)to->addr) == (void *)to->addr);
 	return clock_now() - begin;
 }
 
@@ -88,18 +117,34 @@ static void touch_neighbour(const struct end *taker)
 	peer_poke(taker->peer, at, 1);
 }
 
+static uint64_t move_by(const struct row *r, const struct end *to, const struct end *from)
+{
+	switch (r->by) {
+	case BY_KERNEL:
+		return move_by_kernel(to, from, r->call);
+	case BY_TABLES:
+		return move_by_tables(pf_open(), to, from);
+	case BY_MREMAP:
+		return move_by_mremap(to, from);
+	default:
+		return move_by_module(pf_open(), to, from, r->call, r->by == BY_GIVER);
+	}
+}
+
 static uint64_t one_round(const struct row *r)
 {
+	bool within = r->by == BY_KERNEL || r->by == BY_MREMAP;
 	struct end giver, taker;
 	uint64_t cost;
 
-	taker = r->by == BY_KERNEL ? taker_make(NULL, r->len, r->how) : taker_start(r->len, r->how);
+	taker = within ? taker_make(NULL, r->len, r->how) : taker_start(r->len, r->how);
 	touch_neighbour(&taker);
 	giver = r->by == BY_THIRD ? giver_start(r->len, r->how) : giver_make(NULL, r->len, r->how);
-	cost = r->by == BY_KERNEL ? move_by_kernel(&taker, &giver, r->call)
-				  : move_by_module(pf_open(), &taker, &giver, r->call,
-						   r->by == BY_GIVER);
+	cost = move_by(r, &taker, &giver);
 	end_verify(&taker, taker.addr, giver.addr, r->len);
+	/* This process stays. */
+	if (within)
+		peer_unmap(NULL, taker.addr, r->len);
 	end_stop(&giver);
 	end_stop(&taker);
 	return cost;
@@ -154,6 +199,12 @@ const struct test cost_tests[] = {
 	COST("huge", LARGE, LARGE, MAP_HUGE, BY_GIVER),
 	COST("third_huge", LARGE, LARGE, MAP_HUGE, BY_THIRD),
 	COST("kernel_huge", LARGE, LARGE, MAP_HUGE, BY_KERNEL),
+	COST("tables", LARGE, LARGE, MAP_4K, BY_TABLES),
+	COST("tables_many", MANY, MANY, MAP_4K, BY_TABLES),
+	COST("tables_huge", LARGE, LARGE, MAP_HUGE, BY_TABLES),
+	COST("mremap", LARGE, LARGE, MAP_4K, BY_MREMAP),
+	COST("mremap_many", MANY, MANY, MAP_4K, BY_MREMAP),
+	COST("mremap_huge", LARGE, LARGE, MAP_HUGE, BY_MREMAP),
 	TEST(flushes, .seconds = 60, .by_name = true),
 	{.name = NULL},
 };

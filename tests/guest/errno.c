@@ -28,7 +28,12 @@ static void unknown_mode(struct scene *s)
 
 static void next_mode(struct scene *s)
 {
-	s->move.mode = PAGEFERRY_MOVE_CHECK << 1;
+	s->move.mode = PAGEFERRY_MOVE_TABLES << 1;
+}
+
+static void question_about_tables(struct scene *s)
+{
+	s->move.mode = PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_TABLES;
 }
 
 static void no_mode(struct scene *s)
@@ -477,6 +482,24 @@ static void info_sizes(void)
 	check_is(pf_ioctl(pf, PAGEFERRY_IOC_INFO, &arg), -EINVAL);
 }
 
+#define MOVE_SIZE_1 48 /* of the first version */
+
+/* Who knows only the first version is told nothing behind its end. */
+static void first_version(void)
+{
+	const struct row none = {.want = 0};
+	struct scene s = scene_make(&none);
+
+	s.move.size = MOVE_SIZE_1;
+	s.move.tables = s.move.why = 12345;
+	check_is(pf_ioctl(pf_open(), PAGEFERRY_IOC_MOVE, &s.move), 0);
+	check_is(s.move.moved, LEN);
+	check_is(s.move.tables, 12345);
+	check_is(s.move.why, 12345);
+	s.done = LEN;
+	scene_verify(&s);
+}
+
 static void move_sizes(void)
 {
 	const struct row none = {.want = 0};
@@ -487,7 +510,7 @@ static void move_sizes(void)
 	} arg = {.move = s.move};
 	int pf = pf_open();
 
-	arg.move.size = sizeof(arg.move) - 1;
+	arg.move.size = MOVE_SIZE_1 - 1;
 	check_is(pf_ioctl(pf, PAGEFERRY_IOC_MOVE, &arg), -EINVAL);
 	arg.move.size = 0;
 	check_is(pf_ioctl(pf, PAGEFERRY_IOC_MOVE, &arg), -EINVAL);
@@ -565,6 +588,7 @@ const struct test errno_tests[] = {
 	TEST(info),
 	TEST(info_sizes),
 	TEST(move_sizes),
+	TEST(first_version),
 	TEST(unknown_ioctls),
 	TEST(bad_pointers),
 	TEST(odd_pointers),
@@ -572,6 +596,7 @@ const struct test errno_tests[] = {
 	ROW(nothing, 0, .moved = 4),
 	ROW(unknown_mode, -EINVAL, .cure = no_mode),
 	ROW(next_mode, -EINVAL, .cure = no_mode),
+	ROW(question_about_tables, -EINVAL, .cure = no_mode),
 	ROW(dst_unaligned, -EINVAL, .cure = dst_aligned),
 	ROW(src_unaligned, -EINVAL),
 	ROW(len_unaligned, -EINVAL),

@@ -94,6 +94,9 @@ size_t working_set(size_t len);
 	X(errno_page)                                                                              \
 	X(swap)                                                                                    \
 	X(thp)                                                                                     \
+	X(tables)                                                                                  \
+	X(rmap)                                                                                    \
+	X(crossing)                                                                                \
 	X(cgroup)                                                                                  \
 	X(handover)                                                                                \
 	X(strict)                                                                                  \

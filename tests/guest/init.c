@@ -5,6 +5,7 @@
  *	pf.test=NAME,...	run these only, or all of a subject
  *	pf.module=NAME		the module under test; none: it isn't unloaded
  *	pf.program=PATH		for user/program
+ *	pf.mode=N		added to the mode of each move that a test asks for
  *	pf.slow=N		a kernel that is so many times slower: N times the time, less memory
  *
  * Its last line, "# verdict: ok", says that it came to its end and found nothing wrong. The console
@@ -27,6 +28,7 @@
 #include "guest/boot.h"
 #include "harness.h"
 #include "log.h"
+#include "pf.h"
 #include "proc.h"
 
 #define TESTS_OF(name) name##_tests,
@@ -166,7 +168,7 @@ static void judge(void)
 
 int main(void)
 {
-	char select[512], module[64], slow[16], program[128];
+	char select[512], module[64], slow[16], mode[16], program[128];
 
 	/* A test has its peer exec something, and there is nothing else. */
 	if (getpid() != 1)
@@ -176,6 +178,7 @@ int main(void)
 		slowness = (unsigned int)atoi(slow);
 	if (!slowness)
 		fail("pf.slow=%s", slow);
+	pf_always = (uint32_t)atoi(param(mode, sizeof(mode), "pf.mode"));
 	setenv("PF_PROGRAM", param(program, sizeof(program), "pf.program"), 1);
 	param(select, sizeof(select), "pf.test");
 	param(module, sizeof(module), "pf.module");

@@ -92,6 +92,13 @@ static void mover_huge(void)
 	mover_dies(MAP_HUGE);
 }
 
+/* Each table is in one place, as a page is. */
+static void mover_tables(void)
+{
+	pf_always = PAGEFERRY_MOVE_TABLES;
+	mover_dies(MAP_4K);
+}
+
 /* The mover comes to its end, or finds that there is nobody left. */
 static void giver(void)
 {
@@ -133,6 +140,18 @@ static void taker(void)
 		close(to.uffd);
 		end_stop(&from);
 	}
+}
+
+static void giver_tables(void)
+{
+	pf_always = PAGEFERRY_MOVE_TABLES;
+	giver();
+}
+
+static void taker_tables(void)
+{
+	pf_always = PAGEFERRY_MOVE_TABLES;
+	taker();
 }
 
 static int64_t open_there(const uint64_t *arg)
@@ -206,6 +225,12 @@ static void giver_dropped_huge(void)
 	drop(true, MAP_HUGE);
 }
 
+static void giver_dropped_tables(void)
+{
+	pf_always = PAGEFERRY_MOVE_TABLES;
+	drop(true, MAP_4K);
+}
+
 /* Nothing goes to where it would be lost. */
 static void taker_dropped(void)
 {
@@ -222,5 +247,9 @@ const struct test kill_tests[] = {
 	TEST(giver_dropped),
 	TEST(giver_dropped_huge),
 	TEST(taker_dropped),
+	TEST(mover_tables, .seconds = 90),
+	TEST(giver_tables, .seconds = 60),
+	TEST(taker_tables, .seconds = 60),
+	TEST(giver_dropped_tables),
 	{.name = NULL},
 };

@@ -102,6 +102,7 @@ static int64_t run_machine(const uint64_t *arg)
 
 struct scene {
 	struct end vmm, other;
+	bool tables; /* its memory leaves as a whole page table */
 	uint64_t fixed;
 	int pf, thread;
 };
@@ -126,6 +127,10 @@ static void move(const struct scene *s, const struct end *to, const struct end *
 	int64_t end = now_ms() + 10000;
 	int ret;
 
+	if (s->tables && to == &s->other) {
+		pf_move_all_tables(s->pf, to, from);
+		return;
+	}
 	do
 		ret = pf_move(s->pf, 0, to->uffd, from->uffd, to->addr, from->addr, from->len,
 			      NULL);
@@ -153,6 +158,9 @@ static void go_round(const struct scene *s, unsigned int i, bool faults)
 		check_is(uffd_fault(s->vmm.uffd), s->vmm.addr);
 	peer_do(s->other.peer, add_one, s->other.addr, i % 3 < 2 ? 2 : 0);
 	move(s, &s->vmm, &s->other);
+	/* An empty table that is left there would be in the way of the next one. */
+	if (s->tables)
+		taker_renew(&s->other, MAP_4K);
 }
 
 static uint64_t count_of(const struct scene *s)
@@ -175,10 +183,11 @@ static int64_t scene_end(struct scene *s)
 	return (int64_t)want - is;
 }
 
-static int64_t lost(size_t len, unsigned int how, bool faults)
+static int64_t lost_by(size_t len, unsigned int how, bool faults, bool tables)
 {
 	struct scene s = scene_make(len, how);
 
+	s.tables = tables;
 	for (unsigned int i = 0; i < ROUNDS; i++) {
 		uint64_t before = count_of(&s);
 
@@ -191,6 +200,11 @@ static int64_t lost(size_t len, unsigned int how, bool faults)
 	return scene_end(&s);
 }
 
+static int64_t lost(size_t len, unsigned int how, bool faults)
+{
+	return lost_by(len, how, faults, false);
+}
+
 static void small_page(void)
 {
 	check_is(lost(PAGE, MAP_4K, true), 0);
@@ -201,34 +215,47 @@ static void huge_page(void)
 	check_is(lost(BLOCK, MAP_HUGE, true), 0);
 }
 
+/* The CPU that waits for a page has a table for it, so they come back page by page. */
+static void page_table(void)
+{
+	check_is(lost_by(BLOCK, MAP_4K, true, true), 0);
+}
+
 /* ---- would it be seen? */
 
-static void without_notifier(size_t len, unsigned int how)
+static void without_notifier(size_t len, unsigned int how, bool tables)
 {
 	int64_t gone;
 
 	if (access(SKIP_NOTIFIER, W_OK))
 		test_skip("this is not the test build of the module: make kmod PARK=1");
 	check_is(file_write(SKIP_NOTIFIER, "1"), 0);
-	gone = lost(len, how, false);
+	gone = lost_by(len, how, false, tables);
 	check_is(file_write(SKIP_NOTIFIER, "0"), 0);
 	check(gone > 0);
 }
 
 static void small_page_unnoticed(void)
 {
-	without_notifier(PAGE, MAP_4K);
+	without_notifier(PAGE, MAP_4K, false);
 }
 
 static void huge_page_unnoticed(void)
 {
-	without_notifier(BLOCK, MAP_HUGE);
+	without_notifier(BLOCK, MAP_HUGE, false);
+}
+
+static void page_table_unnoticed(void)
+{
+	without_notifier(BLOCK, MAP_4K, true);
 }
 
 const struct test kvm_tests[] = {
 	TEST(small_page, .seconds = 150),
 	TEST(huge_page, .seconds = 150),
+	TEST(page_table, .seconds = 150),
 	TEST(small_page_unnoticed, .seconds = 150),
 	TEST(huge_page_unnoticed, .seconds = 150),
+	TEST(page_table_unnoticed, .seconds = 150),
 	{.name = NULL},
 };

@@ -292,6 +292,13 @@ struct end taker_start(size_t len, unsigned int how)
 	return taker_make(peer_start(), len, how);
 }
 
+void taker_renew(const struct end *e, unsigned int how)
+{
+	peer_unmap(e->peer, e->addr, e->len);
+	check_is(peer_map(e->peer, e->addr, e->len, how | MAP_AT), e->addr);
+	check_is(uffd_register(e->uffd, e->addr, e->len, UFFDIO_REGISTER_MODE_MISSING), 0);
+}
+
 void end_stop(struct end *e)
 {
 	close(e->uffd);

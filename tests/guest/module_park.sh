@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# timeout: 480
+# timeout: 600
 #
 # The tests that need the test build of the kernel module, see kmod/park.h: make kmod PARK=1. All that
 # tests/guest/module.sh understands is understood here.
@@ -10,4 +10,4 @@ if [ ! -f "$module" ]; then
 	echo "1..0 # SKIP $module is not built: run make kmod PARK=1"
 	exit
 fi
-MODULE=$module TEST=${TEST-park,kvm} LIMIT=${LIMIT:-460} exec tests/guest/module.sh
+MODULE=$module TEST=${TEST-park,kvm,rmap} LIMIT=${LIMIT:-580} exec tests/guest/module.sh

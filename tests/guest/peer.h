@@ -137,6 +137,8 @@ struct end taker_make(struct peer *p, size_t len, unsigned int how);
 struct end giver_start(size_t len, unsigned int how);
 struct end taker_start(size_t len, unsigned int how);
 void end_stop(struct end *e);
+/* An empty end is mapped anew, as if nothing had ever been in it. */
+void taker_renew(const struct end *e, unsigned int how);
 /* @e has at @at what giver_make() has put at @from. */
 void end_verify(const struct end *e, uint64_t at, uint64_t from, size_t len);
 /* All of it is still there, or all of it is gone. */

@@ -7,6 +7,8 @@
 #include "peer.h"
 #include "pf.h"
 
+uint32_t pf_always;
+
 int pf_open(void)
 {
 	int fd = open("/dev/pageferry", O_RDWR | O_CLOEXEC);
@@ -44,11 +46,42 @@ int pf_move(int fd, uint32_t mode, int dst_uffd, int src_uffd, uint64_t dst, uin
 		.len = len,
 		.moved = ~0ull,
 	};
+	if (!(mode & PAGEFERRY_MOVE_CHECK))
+		move.mode |= pf_always;
 	int ret = pf_ioctl(fd, PAGEFERRY_IOC_MOVE, &move);
 
 	if (moved)
 		*moved = move.moved;
 	return ret;
+}
+
+struct pf_answer pf_move_tables(int fd, uint32_t mode, const struct end *to, const struct end *from)
+{
+	struct pageferry_move move = {
+		.size = sizeof(move),
+		.mode = mode | PAGEFERRY_MOVE_TABLES,
+		.dst_uffd = to->uffd,
+		.src_uffd = from->uffd,
+		.dst = to->addr,
+		.src = from->addr,
+		.len = from->len,
+		.moved = ~0ull,
+		.tables = ~0ull,
+		.why = ~0ull,
+	};
+	int ret = pf_ioctl(fd, PAGEFERRY_IOC_MOVE, &move);
+
+	return (struct pf_answer){ret, move.moved, move.tables, move.why};
+}
+
+void pf_move_all_tables(int fd, const struct end *to, const struct end *from)
+{
+	struct pf_answer answer = pf_move_tables(fd, 0, to, from);
+
+	check_is(answer.ret, 0);
+	check_is(answer.why, PAGEFERRY_WHY_NONE);
+	check_is(answer.moved, from->len);
+	check_is(answer.tables, from->len);
 }
 
 void pf_move_all(int fd, const struct end *to, const struct end *from)

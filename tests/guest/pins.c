@@ -28,6 +28,7 @@ struct common {
 	atomic_bool stop;
 	atomic_ulong rounds, violations;
 	atomic_uint pinned[PAGES_MAX]; /* as the giver knows: it certainly is while this isn't 0 */
+	atomic_ulong tables;
 	struct tally out, back;
 };
 static struct common *all;
@@ -37,6 +38,7 @@ static struct {
 	struct end giver, taker;
 	int pf;
 	unsigned int pages, step;
+	bool tables;
 	bool taken[PAGES_MAX];
 	pthread_rwlock_t lock; /* read: pages leave; write: they come back */
 	void (*before_return)(bool begin);
@@ -344,12 +346,20 @@ static uint64_t sum_of(unsigned int first, unsigned int n)
 /* What has arrived is nobody else's: nothing changes it any more. */
 static void take(unsigned int first, unsigned int n, bool wait)
 {
-	uint64_t moved, sum;
-	int ret = pf_move(run.pf, 0, run.taker.uffd, run.giver.uffd, run.taker.addr + first * PAGE,
-			  run.giver.addr + first * PAGE, n * PAGE, &moved);
+	struct end from = run.giver, to = run.taker;
+	struct pf_answer answer = {0};
+	uint64_t sum;
 
-	tally_add(&all->out, ret, moved, out_answers);
-	n = (unsigned int)(moved / PAGE);
+	from.addr += first * PAGE;
+	to.addr += first * PAGE;
+	from.len = n * PAGE;
+	if (run.tables)
+		answer = pf_move_tables(run.pf, 0, &to, &from);
+	else
+		answer.ret = pf_move(run.pf, 0, to.uffd, from.uffd, to.addr, from.addr, from.len, &answer.moved);
+	tally_add(&all->out, answer.ret, answer.moved, out_answers);
+	all->tables += answer.tables / BLOCK;
+	n = (unsigned int)(answer.moved / PAGE);
 	for (unsigned int i = first; i < first + n; i++)
 		run.taken[i] = true;
 	sum = sum_of(first, n);
@@ -392,6 +402,9 @@ static void give_all(void)
 	}
 	if (run.before_return)
 		run.before_return(false);
+	/* Without the tables that are left. */
+	if (run.tables)
+		taker_renew(&run.taker, MAP_4K);
 }
 
 static int64_t move_about(const uint64_t *arg)
@@ -427,8 +440,9 @@ static const peer_fn pinners[] = {
 
 static void make_ends(const struct pins_row *row)
 {
-	run.pages = row->huge ? 4 * BLOCK / PAGE : 96;
-	run.step = row->huge ? BLOCK / PAGE : 1;
+	run.tables = row->tables;
+	run.pages = row->huge || row->tables ? 4 * BLOCK / PAGE : 96;
+	run.step = row->huge || row->tables ? BLOCK / PAGE : 1;
 	run.giver = giver_start(run.pages * PAGE, row->huge ? MAP_HUGE : MAP_4K);
 	run.taker = taker_make(NULL, run.pages * PAGE, row->huge ? MAP_HUGE : MAP_4K);
 	/* So that each page tells its number within the range. */
@@ -479,8 +493,10 @@ struct pins_result pins_run(const struct pins_row *row, unsigned int ms,
 	tally_note(&all->out, "out");
 	tally_note(&all->back, "back");
 	note("%lu rounds, %lu violations", all->rounds, all->violations);
+	if (run.tables)
+		note("%lu whole page tables", all->tables);
 	return (struct pins_result){all->rounds, all->violations, all->out.pages,
-				    all->out.answers[EBUSY]};
+				    all->out.answers[EBUSY], all->tables};
 }
 
 static void stay(void)
@@ -492,6 +508,7 @@ static void stay(void)
 	check(result.rounds > 0);
 	check(result.moved > 0);
 	check(result.busy > 0 || row->kind == PINS_NONE);
+	check(result.tables > 0 || !row->tables);
 }
 
 #define ROW(what, ...)                                                                             \
@@ -509,5 +526,8 @@ const struct test pins_tests[] = {
 	ROW(uring_huge, .kind = PINS_URING, .huge = true),
 	ROW(direct_huge, .kind = PINS_DIRECT, .huge = true),
 	ROW(splice_huge, .kind = PINS_SPLICE, .huge = true),
+	ROW(none_tables, .kind = PINS_NONE, .tables = true),
+	ROW(uring_tables, .kind = PINS_URING, .tables = true),
+	ROW(direct_tables, .kind = PINS_DIRECT, .tables = true),
 	{0},
 };

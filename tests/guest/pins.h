@@ -20,12 +20,14 @@ enum pins_kind {
 struct pins_row {
 	enum pins_kind kind;
 	bool huge;
+	bool tables; /* small ones, that leave as whole page tables */
 };
 
 struct pins_result {
 	unsigned long rounds;     /* of pinning */
 	unsigned long violations; /* a page moved although it was pinned */
 	unsigned long moved, busy;
+	unsigned long tables; /* of those that moved */
 };
 
 /* @before_return, if any: called before pages are moved back, and with false after it. */

@@ -368,6 +368,12 @@ static void poisoned(void)
 	stop_both(&giver, &taker);
 }
 
+static void poisoned_tables(void)
+{
+	pf_always = PAGEFERRY_MOVE_TABLES;
+	poisoned();
+}
+
 /* A thread of the taker runs into a block, and it comes whole: one fault for all of it. */
 static void serves_faults(void)
 {
@@ -407,6 +413,7 @@ const struct test thp_tests[] = {
 	TEST(fork_shared),
 	TEST(medium),
 	TEST(poisoned),
+	TEST(poisoned_tables),
 	TEST(serves_faults),
 	{.name = NULL},
 };

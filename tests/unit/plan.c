@@ -14,7 +14,8 @@
 #define ROUNDS 200000
 
 /* As in the ABI, by themselves: plan.h must not be the measure of what it is measured by. */
-#define KNOWN_MODES 0x7u
+#define KNOWN_MODES 0xfu
+#define EXCLUSIVE   0xcu /* a question, and page tables */
 #define USER_END    0x7ffffffff000ull
 
 static struct pageferry_move good_move(void)
@@ -53,11 +54,22 @@ static void test_modes(void **state)
 		struct pageferry_move move = good_move();
 
 		move.mode = 1u << bit;
-		assert_int_equal(pf_plan_check(&move), bit < 3 ? 0 : -EINVAL);
+		assert_int_equal(pf_plan_check(&move), bit < 4 ? 0 : -EINVAL);
 		/* Nor does a known one beside it make an unknown one good. */
-		move.mode |= KNOWN_MODES;
-		assert_int_equal(pf_plan_check(&move), bit < 3 ? 0 : -EINVAL);
+		move.mode |= 0x3;
+		assert_int_equal(pf_plan_check(&move), bit < 4 ? 0 : -EINVAL);
 	}
+}
+
+static void test_exclusive(void **state)
+{
+	struct pageferry_move move = good_move();
+
+	(void)state;
+	move.mode = PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_TABLES;
+	assert_int_equal(pf_plan_check(&move), -EINVAL);
+	move.mode |= PAGEFERRY_MOVE_DONTWAKE;
+	assert_int_equal(pf_plan_check(&move), -EINVAL);
 }
 
 /* Each bit below the page size, in each of the three. */
@@ -143,7 +155,7 @@ __extension__ typedef unsigned __int128 wide;
 
 static int model_check(const struct pageferry_move *m)
 {
-	if (m->mode != (m->mode & KNOWN_MODES))
+	if (m->mode != (m->mode & KNOWN_MODES) || (m->mode & EXCLUSIVE) == EXCLUSIVE)
 		return -EINVAL;
 	if (m->dst % PAGE || m->src % PAGE || m->len % PAGE || m->len == 0)
 		return -EINVAL;
@@ -175,6 +187,15 @@ static void compare_step(uint64_t dst, uint64_t src, uint64_t left)
 
 	assert_int_equal(is.len, want.len);
 	assert_int_equal(is.whole, want.whole);
+}
+
+/* To the first page of which on all of a table is to move, page by page. */
+static uint64_t model_to_table(uint64_t dst, uint64_t src, uint64_t left)
+{
+	for (uint64_t at = 0; at < left; at += PAGE)
+		if ((dst + at) % BLOCK == 0 && (src + at) % BLOCK == 0 && left - at >= BLOCK)
+			return at;
+	return left;
 }
 
 /* ---- the steps */
@@ -333,7 +354,20 @@ static void test_random_steps(void **state)
 		if (next_random(&seed) % 2)
 			src = dst % BLOCK + (src & ~(BLOCK - 1));
 		compare_step(dst, src, left);
+		assert_int_equal(pf_plan_to_table(dst, src, left), model_to_table(dst, src, left));
 	}
+}
+
+static void test_to_table(void **state)
+{
+	(void)state;
+	assert_int_equal(pf_plan_to_table(0, TABLE, TABLE), 0);
+	assert_int_equal(pf_plan_to_table(0, TABLE, TABLE - PAGE), TABLE - PAGE);
+	assert_int_equal(pf_plan_to_table(PAGE, TABLE + PAGE, 2 * TABLE), TABLE - PAGE);
+	assert_int_equal(pf_plan_to_table(PAGE, TABLE + PAGE, 2 * TABLE - PAGE), TABLE - PAGE);
+	assert_int_equal(pf_plan_to_table(PAGE, TABLE + PAGE, 2 * TABLE - 2 * PAGE), 2 * TABLE - 2 * PAGE);
+	assert_int_equal(pf_plan_to_table(0, PAGE, 4 * TABLE), 4 * TABLE);
+	assert_int_equal(pf_plan_to_table(END - TABLE + PAGE, TABLE + PAGE, PAGE), PAGE);
 }
 
 int main(void)
@@ -342,7 +376,8 @@ int main(void)
 		TEST(test_modes),           TEST(test_alignment),    TEST(test_empty),
 		TEST(test_limits),          TEST(test_wrap),         TEST(test_leaves_the_rest),
 		TEST(test_steps),           TEST(test_all_starts),   TEST(test_walks),
-		TEST(test_random_requests), TEST(test_random_steps),
+		TEST(test_random_requests), TEST(test_random_steps), TEST(test_to_table),
+		TEST(test_exclusive),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
