@@ -300,7 +300,7 @@ test_bench push SPOIL=1 SPOIL=20 push_copy
 test_bench continue SPOIL=1 SPOIL=20 continue_then_touch
 test_bench save SPOIL_FORK=1 SPOIL_READ=3 small_local_stop small_local_extra_of_size small_local_lost small_local_p99 \
 	small_anywhere_stop small_anywhere_extra_of_size small_anywhere_lost small_anywhere_p99
-# Before its program forks, the bench has done so three times.
+# Before its program forks, the bench has done so four times.
 test_bench snapshot SPOIL_FORK=5 SPOIL_READ=20 small_local_stop small_local_extra_of_size small_local_lost \
 	small_local_p99 small_anywhere_stop small_anywhere_extra_of_size small_anywhere_lost small_anywhere_p99
 
