@@ -2,7 +2,6 @@
 /* pageferry bench: asks, tells, and writes down, see bench.h. */
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 
 #include "tools/bench.h"
 #include "tools/json_add.h"
+#include "tools/signals.h"
 #include "tools/snap_file.h"
 
 #define COMMAND     "pageferry bench"
@@ -298,15 +298,6 @@ static int tell(const struct options *o, struct json_object *file, struct sheet 
 			       : status;
 }
 
-static void catch_signals(void)
-{
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action = {.sa_handler = bench_stop};
-
-	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-		sigaction(signals[i], &action, NULL);
-}
-
 static int with_file(const struct options *o, struct json_object *file)
 {
 	struct sheet json = {0}, html = {0};
@@ -366,7 +357,7 @@ int cmd_bench(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	if (!o.from)
-		catch_signals();
+		signals_catch(bench_stop);
 	status = with_file(&o, file);
 	json_object_put(file);
 	return status;

@@ -16,6 +16,7 @@
 
 #include "tools/beside.h"
 #include "tools/bench.h"
+#include "tools/signals.h"
 
 #define ARGS     12
 #define PATIENCE 5u  /* times as long as it takes on a quiet machine */
@@ -34,10 +35,7 @@ void bench_stop(int signal)
 /* A signal that comes before its program is there would be taken by bench_stop(), and be lost. */
 static void end_by_signals(void)
 {
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-
-	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-		signal(signals[i], SIG_DFL);
+	signals_catch(SIG_DFL);
 	if (stopped)
 		_exit(127);
 }

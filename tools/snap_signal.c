@@ -3,6 +3,7 @@
  */
 #include <signal.h>
 
+#include "tools/signals.h"
 #include "tools/snap.h"
 
 volatile int snap_interrupted;
@@ -14,12 +15,7 @@ static void interrupt(int number)
 
 void snap_catch_signals(void)
 {
-	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action = {.sa_handler = interrupt}, before;
-
-	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
-		if (!sigaction(ending[i], NULL, &before) && before.sa_handler != SIG_IGN)
-			sigaction(ending[i], &action, NULL);
+	signals_catch(interrupt);
 }
 
 void snap_end_by_signal(void)
