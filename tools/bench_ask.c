@@ -47,18 +47,16 @@ int bench_stopped(void)
 
 /* ---- where it is */
 
-static void in_tree(const char *name, char *file, size_t size, enum bench_home home)
-{
-	snprintf(file, size, "%s%s", home == BENCH_SCRIPT ? "../bench/" : "bench/", name);
-}
-
 static int find(const struct bench_question *q, char *path, size_t size, struct why *why)
 {
-	char built[64], installed[64];
+	char built[64], moved[64], installed[PATH_MAX];
 
-	in_tree(q->name, built, sizeof(built), q->home);
-	snprintf(installed, sizeof(installed), "pageferry/bench/%s", q->name);
-	for (unsigned int i = 0; beside_place(i, path, size, built, installed); i++)
+	snprintf(built, sizeof(built), "%s/%s", q->home == BENCH_SCRIPT ? "../bench" : "bench",
+		 q->name);
+	snprintf(moved, sizeof(moved), "lib/pageferry/bench/%s", q->name);
+	snprintf(installed, sizeof(installed), PAGEFERRY_LIBDIR "/pageferry/bench/%s", q->name);
+	for (unsigned int i = 0;
+	     beside_place(i, path, size, &(struct beside){built, moved, installed}); i++)
 		if (path[0] && !access(path, X_OK))
 			return 0;
 	return why_set(

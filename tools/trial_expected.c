@@ -10,11 +10,11 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "tools/beside.h"
 #include "tools/trial.h"
 
 #define FILE_MAX (128u << 10)
 #define LINE_LEN 200u
-#define FOLDER   "share/expected/"
 
 struct line {
 	const char *row, *column, *verdict;
@@ -175,36 +175,20 @@ static int read_file(struct trial_expected **expected, const char *path, struct 
 
 /* ---- where they are */
 
-/*
- * Run from the folder that it was built in, the command has the files of its own source; and those that were
- * installed with it, wherever that is.
- */
-static bool beside(char *path, size_t size, const char *file)
-{
-	static const char *const folders[] = {"../" FOLDER, "../share/pageferry/expected/"};
-	char exe[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-
-	if (len <= 0)
-		return false;
-	exe[len] = '\0';
-	*strrchr(exe, '/') = '\0';
-	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
-		int n = snprintf(path, size, "%s/%s%s", exe, folders[i], file);
-		if (n > 0 && (size_t)n < size && !access(path, F_OK))
-			return true;
-	}
-	return false;
-}
-
 int trial_expected_known(struct trial_expected **expected, const char *file, struct why *why)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], built[128], moved[128], installed[PATH_MAX];
 
 	*expected = NULL;
-	if (!beside(path, sizeof(path), file))
-		snprintf(path, sizeof(path), "%s/expected/%s", PAGEFERRY_DATADIR, file);
-	return access(path, F_OK) && errno == ENOENT ? 0 : read_file(expected, path, why);
+	/* In the folder that it was built in, the command has the files of its own source. */
+	snprintf(built, sizeof(built), "../share/expected/%s", file);
+	snprintf(moved, sizeof(moved), "share/pageferry/expected/%s", file);
+	snprintf(installed, sizeof(installed), PAGEFERRY_DATADIR "/expected/%s", file);
+	for (unsigned int i = 0;
+	     beside_place(i, path, sizeof(path), &(struct beside){built, moved, installed}); i++)
+		if (path[0] && (!access(path, F_OK) || errno != ENOENT))
+			return read_file(expected, path, why);
+	return 0;
 }
 
 int trial_expected_read(struct trial_expected **expected, const char *name, const char *path,

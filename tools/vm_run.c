@@ -38,6 +38,8 @@ static int preload_try(const char *path, struct why *why)
 /* Beside the command in a build tree, else where it was installed. */
 static int preload_find(char *path, size_t size, struct why *why)
 {
+	static const struct beside preload = {PRELOAD, "lib/" PRELOAD,
+					      PAGEFERRY_LIBDIR "/" PRELOAD};
 	const char *own = getenv("PAGEFERRY_PRELOAD");
 	int err = -ENOENT;
 
@@ -46,7 +48,7 @@ static int preload_find(char *path, size_t size, struct why *why)
 			return why_set(why, -ENAMETOOLONG, "PAGEFERRY_PRELOAD is too long");
 		return preload_try(path, why);
 	}
-	for (unsigned int i = 0; err == -ENOENT && beside_place(i, path, size, PRELOAD, PRELOAD); i++)
+	for (unsigned int i = 0; err == -ENOENT && beside_place(i, path, size, &preload); i++)
 		if (path[0])
 			err = preload_try(path, why);
 	return err;
