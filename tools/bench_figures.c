@@ -9,20 +9,18 @@
 #include <unistd.h>
 
 #include "tools/bench.h"
+#include "tools/snap_io.h"
 
 #define FILE_MAX      (64u << 20)
 #define QUESTIONS_MAX 100u
 
 static double number(struct json_object *object, const char *key)
 {
-	struct json_object *field;
+	struct json_object *field = NULL;
 
-	if (!json_object_is_type(object, json_type_object) ||
-	    !json_object_object_get_ex(object, key, &field) ||
-	    (!json_object_is_type(field, json_type_double) &&
-	     !json_object_is_type(field, json_type_int)))
-		return NAN;
-	return json_object_get_double(field);
+	if (json_object_is_type(object, json_type_object))
+		json_object_object_get_ex(object, key, &field);
+	return json_number(field);
 }
 
 static bool flag(struct json_object *object, const char *key)
@@ -153,14 +151,9 @@ bool bench_is_single(struct json_object *question)
 static struct json_object *parse(int fd, size_t size)
 {
 	char *all = malloc(size);
-	struct json_object *object = NULL;
-	size_t have = 0;
-	ssize_t n;
+	struct json_object *object = all && !io_read(fd, 0, all, size) ? json_read_object(all, size)
+								       : NULL;
 
-	while (all && have < size && (n = read(fd, all + have, size - have)) > 0)
-		have += (size_t)n;
-	if (all && have == size)
-		object = json_read_object(all, size);
 	free(all);
 	return object;
 }

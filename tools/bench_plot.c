@@ -246,10 +246,9 @@ int bench_plot_curve(FILE *out, struct json_object *question, const char *curve,
 
 static double number_at(struct json_object *pair, size_t i)
 {
-	struct json_object *n = json_object_array_get_idx(pair, i);
-	return json_object_is_type(n, json_type_double) || json_object_is_type(n, json_type_int)
-		       ? json_object_get_double(n)
-		       : NAN;
+	return json_object_is_type(pair, json_type_array)
+		       ? json_number(json_object_array_get_idx(pair, i))
+		       : (double)NAN;
 }
 
 /* How many take longer than that. The longest of all has no place on a logarithmic axis. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <limits.h>
+#include <math.h>
 #include <string.h>
 
 #include "tools/json_get.h"
@@ -43,6 +44,14 @@ bool json_get_int(struct json_object *object, const char *key, int64_t min, int6
 		return false;
 	*value = number;
 	return true;
+}
+
+double json_number(struct json_object *value)
+{
+	return json_object_is_type(value, json_type_double) ||
+			       json_object_is_type(value, json_type_int)
+		       ? json_object_get_double(value)
+		       : (double)NAN;
 }
 
 struct json_object *json_read_object(const char *text, size_t len)

@@ -20,6 +20,9 @@ bool json_get_int(struct json_object *object, const char *key, int64_t min, int6
 /** NULL if it isn't there or isn't of @type. Belongs to @object. */
 struct json_object *json_get(struct json_object *object, const char *key, enum json_type type);
 
+/** NAN if it is no number. */
+double json_number(struct json_object *value);
+
 /** One object from @len bytes, nothing after it. NULL if it isn't that. */
 struct json_object *json_read_object(const char *text, size_t len);
 

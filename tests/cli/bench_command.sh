@@ -69,7 +69,7 @@ figures()
 		{"name": "larger", "unit": "ms", "noisy": false, "curve": {"name": "line", "x": 8, "x_what": "pages"},
 		"ours": {"what": "ours", "median": 3, "min": 2, "max": 4, "mad": 0}}],
 		"histograms": [{"name": "h", "what": "${5:-distribution}", "group": "waits", "side": "ours", "unit": "us",
-		"count": 3, "p50": 1, "p99": 2, "p999": 2, "max": 2, "buckets": [[1, 2], [2, 1]]}]}]}
+		"count": 3, "p50": 1, "p99": 2, "p999": 2, "max": 2, "buckets": [3, [1, 2], [2, 1]]}]}]}
 	END
 }
 
