@@ -297,13 +297,13 @@ ended_by()
 	status=$?
 }
 
-ended_by TERM continue save
+ended_by TERM continue incremental
 ok "interrupted it tells so" eval 'status_is 143 && grep -q "^pageferry: interrupted" "$tmp/err"'
 ok "what was found out before is kept" json "$tmp/ended" '
 	@{$j->{questions}} == 2 && @{$j->{questions}[0]{results}} && $j->{questions}[1]{skipped} eq "interrupted"'
 ok "nothing is left" nothing_left
 rm "$tmp/ended"
 # One that would go on for long, and has files.
-ended_by KILL save
+ended_by KILL incremental
 ok "killed it leaves nothing either" eval 'nothing_left && [ ! -e "$tmp/ended" ]'
 plan
