@@ -20,16 +20,17 @@
 
 enum bench_home {
 	BENCH_INSTALLED, /* a program that is installed, too */
-	BENCH_TREE,      /* one that needs the source tree: it boots a guest */
-	BENCH_SCRIPT,    /* the same, and is a script there */
+	/* They need the source tree, since they boot a guest; and print a table, and JSON to a
+	   file. */
+	BENCH_TREE,
+	BENCH_SCRIPT, /* that lies there */
 };
 
 struct bench_question {
 	const char *name, *about;
-	const char *quick[8], *full[8]; /* arguments */
+	const char *quick[8], *full[8]; /* arguments, beside --quick */
 	enum bench_home home;
 	unsigned int quick_s, full_s; /* about as long as it takes */
-	bool json_by_file;            /* --json FILE; else it prints it */
 	bool by_name; /* in the quick mode only if it is named: it takes too long for that */
 };
 
@@ -56,7 +57,7 @@ int bench_stopped(void);
 /* Of several rounds. What isn't known is NAN. */
 struct bench_side {
 	const char *what;
-	double median, min, max, mad;
+	double median, min, max;
 };
 
 struct bench_result {

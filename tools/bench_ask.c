@@ -74,9 +74,11 @@ static void arguments(const struct bench_question *q, bool quick, const char *pa
 	const char *const *more = quick ? q->quick : q->full;
 
 	*argv++ = path;
+	if (quick)
+		*argv++ = "--quick";
 	while (*more)
 		*argv++ = *more++;
-	if (q->json_by_file) {
+	if (q->home != BENCH_INSTALLED) {
 		*argv++ = "--json";
 		*argv++ = file;
 	}
@@ -99,7 +101,7 @@ static void become(const struct bench_question *q, bool quick, const char *path,
 	snprintf(file, sizeof(file), "/proc/%d/fd/%d", (int)parent, out);
 	arguments(q, quick, path, file, argv);
 	/* In a process group of its own it would be stopped when it reads from the terminal. */
-	int null = open("/dev/null", O_RDWR), to = q->json_by_file ? null : out;
+	int null = open("/dev/null", O_RDWR), to = q->home == BENCH_INSTALLED ? out : null;
 	if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent ||
 	    dup2(null, STDIN_FILENO) < 0 || dup2(to, STDOUT_FILENO) < 0)
 		_exit(127);

@@ -45,7 +45,6 @@ static bool read_side(struct json_object *result, const char *key, struct bench_
 		.median = number(o, "median"),
 		.min = number(o, "min"),
 		.max = number(o, "max"),
-		.mad = number(o, "mad"),
 	};
 	return isfinite(side->median);
 }

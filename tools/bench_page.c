@@ -3,7 +3,6 @@
  * The figures as a page: one file that refers to nothing else, for light and for dark. What is in
  * it may come from anybody's file, so no text gets in but by put_text().
  */
-#include <errno.h>
 #include <math.h>
 #include <string.h>
 

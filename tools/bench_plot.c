@@ -231,7 +231,7 @@ int bench_plot_curve(FILE *out, struct json_object *question, const char *curve,
 		return 0;
 	if (plot_begin(&p, 2, r.x_what, r.unit))
 		return why_set(why, -ENOMEM, "out of memory");
-	fputs("set logscale x 2\nset offsets 0,0,0,0\n", p.script);
+	fputs("set logscale x 2\n", p.script);
 	bool ours = put_points(&p, question, curve, 0, true);
 	bool base = put_points(&p, question, curve, 1, false);
 	if (ours)

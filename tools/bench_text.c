@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 /* The figures of a question as a table for a terminal. */
-#include <math.h>
-#include <string.h>
 
 #include "tools/bench.h"
 

@@ -182,11 +182,6 @@ static struct data_run find_data(struct merge *m, const struct snap_read *f, uin
 	return *run;
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 static int go_on(void *arg, uint64_t written)
 {
 	(void)arg;
@@ -203,8 +198,8 @@ static int copy_piece(void *arg, const struct snap_piece *p)
 		return 0;
 	for (uint64_t at = p->at, end = p->at + p->len, len; !ret && at < end; at += len) {
 		struct data_run run = find_data(m, p->file, at);
-		at = run.from > at ? least(run.from, end) : at;
-		len = least(PART, least(run.to, end) - at);
+		at = run.from > at ? snap_least(run.from, end) : at;
+		len = snap_least(PART, snap_least(run.to, end) - at);
 		ret = io_read(p->file->fd, at, m->buffer, len);
 		if (!ret)
 			ret = snap_core_write(&m->core, p->addr + (at - p->at), m->buffer, len);
@@ -228,7 +223,8 @@ static int merge(struct merge *m, struct why *why)
 	m->buffer = ret ? NULL : malloc(PART);
 	m->runs = ret ? NULL : calloc(m->n, sizeof(*m->runs));
 	if (!ret)
-		ret = m->buffer && m->runs ? snap_read_pieces(m->files, m->n, copy_piece, m, why) : -ENOMEM;
+		ret = m->buffer && m->runs ? snap_read_pieces(m->files, m->n, copy_piece, m, why)
+					   : -ENOMEM;
 	if (!ret)
 		ret = snap_core_finish(&m->core, go_on, NULL);
 	if (ret == -EINTR)

@@ -257,16 +257,11 @@ static size_t first_of(const struct snap_read *f, uint64_t addr)
 	return lo;
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 /* [@from, @to) lies within @s. */
 static int give(const struct walk *w, const struct snap_read *f, const struct snap_segment *s,
 		uint64_t from, uint64_t to, uint32_t flags)
 {
-	uint64_t had = s->addr + s->have, end = least(had, to);
+	uint64_t had = s->addr + s->have, end = snap_least(had, to);
 	int ret = 0;
 
 	if (from < end) {
@@ -294,7 +289,7 @@ static int resolve(const struct walk *w, size_t i, uint64_t from, uint64_t to, u
 		const struct snap_segment *s = k < f->n ? &f->v[k] : NULL;
 		if (!s || s->addr > from || (s->same && !i))
 			return bad(f, w->why, "an increment needs what it hasn't");
-		uint64_t end = least(to, s->addr + s->len);
+		uint64_t end = snap_least(to, s->addr + s->len);
 		ret = s->same ? resolve(w, i - 1, from, end, flags)
 			      : give(w, f, s, from, end, flags);
 		from = end;

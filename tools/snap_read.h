@@ -12,6 +12,11 @@
 #include "tools/snap_ident.h"
 #include "tools/tool.h"
 
+static inline uint64_t snap_least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 struct snap_segment {
 	uint64_t addr, len;
 	uint64_t at, have; /* the first so many bytes are in the file; SAME: none */
