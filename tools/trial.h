@@ -59,6 +59,8 @@ int trial_expected_known(struct trial_expected **expected, const char *file, str
 /** The verdict; NULL: nothing is expected there. */
 const char *trial_expected_find(const struct trial_expected *expected, const char *row,
 				const char *column);
+/** How many answers it has. @expected may be NULL. */
+size_t trial_expected_count(const struct trial_expected *expected);
 void trial_expected_free(struct trial_expected *expected);
 
 #endif

@@ -207,6 +207,11 @@ int trial_expected_read(struct trial_expected **expected, const char *name, cons
 	return trial_expected_known(expected, file, why);
 }
 
+size_t trial_expected_count(const struct trial_expected *e)
+{
+	return e ? e->nlines : 0;
+}
+
 const char *trial_expected_find(const struct trial_expected *expected, const char *row,
 				const char *column)
 {
