@@ -17,21 +17,9 @@ export TMPDIR=$tmp
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
-run()
-{
-	timeout 120 "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-	status=$?
-}
-
 bench()
 {
-	run "$B/pageferry" bench "$@"
-}
-
-status_is()
-{
-	echo "status $status"
-	[ "$status" -eq "$1" ]
+	run timeout 120 "$B/pageferry" bench "$@"
 }
 
 # refuses STATUS TEXT ARGUMENT...: with one line, and measures nothing
@@ -146,7 +134,7 @@ ok "what a single bench printed is shown as well" eval 'status_is 0 && grep -q "
 
 mkdir "$tmp/alone"
 cp "$B/pageferry" "$tmp/alone/"
-run "$tmp/alone/pageferry" bench push --json "$tmp/missing"
+run timeout 120 "$tmp/alone/pageferry" bench push --json "$tmp/missing"
 ok "a bench that is not there is told, and a failure" eval '
 	status_is 1 && grep -q "push: its bench is not there\|push: its bench isn.t there" "$tmp/err" &&
 	json "$tmp/missing" "length \$j->{questions}[0]{skipped}"'
@@ -154,13 +142,13 @@ mkdir "$tmp/alone/bench"
 printf '#!/bin/sh\nexit 1\n' >"$tmp/alone/bench/push"
 printf '#!/bin/sh\necho "{\\"results\\": "\n' >"$tmp/alone/bench/continue"
 chmod +x "$tmp/alone/bench/"*
-run "$tmp/alone/pageferry" bench push
+run timeout 120 "$tmp/alone/pageferry" bench push
 ok "a bench that fails is a failure" status_is 1
-run "$tmp/alone/pageferry" bench continue
+run timeout 120 "$tmp/alone/pageferry" bench continue
 ok "so is one that prints half an object" status_is 1
 for answer in 'exit 3' 'exit 127'; do
 	printf '#!/bin/sh\n%s\n' "$answer" >"$tmp/alone/bench/push"
-	run "$tmp/alone/pageferry" bench push
+	run timeout 120 "$tmp/alone/pageferry" bench push
 	ok "so is one that ends with $answer" status_is 1
 done
 printf '#!/bin/sh\ntrap "" TERM\n>%s/begun\nwhile :; do sleep 1; done\n' "$tmp" >"$tmp/alone/bench/push"
@@ -171,6 +159,7 @@ for ((i = 0; i < 600; i++)); do
 	sleep 0.05
 done
 kill "$pid"
+# shellcheck disable=SC2034 # read in what is handed to eval
 begun=$SECONDS
 wait "$pid"
 status=$?

@@ -25,11 +25,6 @@ run()
 	status=$?
 }
 
-status_is()
-{
-	[ "$status" -eq "$1" ]
-}
-
 # One line, nothing on stdout, status 2
 refused()
 {

@@ -22,18 +22,6 @@ pageferry=$tmp/pageferry
 series=$(uname -r | grep -oE '^[0-9]+\.[0-9]+')
 expected=share/expected/pins-$series
 
-run()
-{
-	"$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-	status=$?
-}
-
-status_is()
-{
-	echo "status $status"
-	[ "$status" -eq "$1" ]
-}
-
 # In $tmp/out is the JSON of a table: prints what the Perl code $1, which has it as $t, says is wrong with it.
 json()
 {

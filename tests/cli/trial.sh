@@ -24,18 +24,6 @@ pageferry=$tmp/pageferry
 expected=share/expected/pins-$(uname -r | grep -oE '^[0-9]+\.[0-9]+')
 [ -f "$expected" ] || expected=$tmp/nothing
 
-run()
-{
-	"$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-	status=$?
-}
-
-status_is()
-{
-	echo "status $status"
-	[ "$status" -eq "$1" ]
-}
-
 one_line_error()
 {
 	[ ! -s "$tmp/out" ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && grep -q "^pageferry: .*$1" "$tmp/err"

@@ -26,12 +26,6 @@ run()
 	status=$?
 }
 
-status_is()
-{
-	echo "status $status"
-	[ "$status" -eq "$1" ]
-}
-
 says()
 {
 	grep -qE -- "$1" "$tmp/out"

@@ -39,6 +39,19 @@ not()
 	! "$@"
 }
 
+# run COMMAND...: sets $status; what it printed is in out and err
+run()
+{
+	"$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+	status=$?
+}
+
+status_is()
+{
+	echo "status $status instead of $1"
+	[ "$status" -eq "$1" ]
+}
+
 skip()
 {
 	tests=$((tests + 1))

@@ -48,12 +48,6 @@ run()
 	status=$?
 }
 
-status_is()
-{
-	echo "status $status instead of $1"
-	[ "$status" -eq "$1" ]
-}
-
 # It failed and said why in one line that matches $1.
 failed_saying()
 {
