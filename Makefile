@@ -42,7 +42,7 @@ BENCHES   := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 EXAMPLES  := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 TESTS     := $(patsubst %.c,$(B)/%,$(wildcard $(foreach k,unit uffd race cli vm,tests/$(k)/*.c)))
 FUZZERS   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
-TEST_LIB  := $(wildcard tests/lib/*.c)
+TEST_LIB  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/lib/*.c))
 
 .PHONY: all tests benches examples demo check check-debug kmod install install-kmod \
         uninstall clean
@@ -84,6 +84,9 @@ $(B)/bench/%: bench/%.c $(B)/libpageferry.a
 $(B)/examples/%: examples/%.c $(B)/libpageferry.a
 	@mkdir -p $(@D)
 	$(COMPILE) -o $@ $< $(B)/libpageferry.a $(LDFLAGS)
+$(B)/tests/lib/%.o: tests/lib/%.c
+	@mkdir -p $(@D)
+	$(COMPILE) -DFERRY_PARK -c -o $@ $<
 $(B)/tests/%: tests/%.c $(TEST_LIB) $(B)/park/libpageferry.a
 	@mkdir -p $(@D)
 	$(COMPILE) -DFERRY_PARK -o $@ $< $(TEST_LIB) $(B)/park/libpageferry.a $(LDFLAGS) -lcmocka -ljson-c

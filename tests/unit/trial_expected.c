@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "tests/lib/test.h"
+#include "tools/beside.c"         /* NOLINT(bugprone-suspicious-include) */
 #include "tools/say.c"            /* NOLINT(bugprone-suspicious-include) */
 #include "tools/trial_expected.c" /* NOLINT(bugprone-suspicious-include) */
 
