@@ -27,7 +27,7 @@ struct pf_step {
 };
 
 #define PF_MODES (PAGEFERRY_MOVE_ALLOW_SRC_HOLES | PAGEFERRY_MOVE_DONTWAKE | PAGEFERRY_MOVE_CHECK | \
-		  PAGEFERRY_MOVE_TABLES)
+		  PAGEFERRY_MOVE_TABLES | PAGEFERRY_MOVE_TABLES_ONLY)
 /* A question is about pages. */
 #define PF_EITHER (PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_TABLES)
 
@@ -36,12 +36,21 @@ static inline bool pf_range_valid(__u64 start, __u64 len)
 	return start < PF_TASK_SIZE && len <= PF_TASK_SIZE - start;
 }
 
+static inline bool pf_mode_valid(__u32 mode)
+{
+	if ((mode & ~PF_MODES) || (mode & PF_EITHER) == PF_EITHER)
+		return false;
+	return (mode & PAGEFERRY_MOVE_TABLES) || !(mode & PAGEFERRY_MOVE_TABLES_ONLY);
+}
+
 /* 0 or -EINVAL. */
 static inline int pf_plan_check(const struct pageferry_move *move)
 {
-	if ((move->mode & ~PF_MODES) || (move->mode & PF_EITHER) == PF_EITHER)
+	__u64 unit = move->mode & PAGEFERRY_MOVE_TABLES_ONLY ? PF_TABLE_SIZE : PF_PAGE_SIZE;
+
+	if (!pf_mode_valid(move->mode))
 		return -EINVAL;
-	if (!move->len || (move->dst | move->src | move->len) % PF_PAGE_SIZE)
+	if (!move->len || (move->dst | move->src | move->len) % unit)
 		return -EINVAL;
 	if (!pf_range_valid(move->dst, move->len) || !pf_range_valid(move->src, move->len))
 		return -EINVAL;

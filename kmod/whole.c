@@ -42,7 +42,8 @@ struct pf_sums {
 struct pf_batch {
 	unsigned int n;
 	struct pf_sums sums;
-	pmd_t was[PF_TABLES]; /* the source's */
+	pmd_t was[PF_TABLES];	/* the source's */
+	pmd_t empty[PF_TABLES]; /* the destination's: none, or a table that goes the other way */
 };
 
 static enum pageferry_why pf_stays(struct pf_op *op, enum pageferry_why why)
@@ -141,14 +142,14 @@ static enum pageferry_why pf_make_child(const struct pf_op *op)
 }
 
 /*
- * What holds for all of the range. KSM finds whom it has merged by address; and the entries keep
- * their protection by userfaultfd, which is the source's.
+ * What holds for all of the range. The entries keep their protection by userfaultfd, which is the
+ * source's.
  */
 static enum pageferry_why pf_share(const struct pf_op *op)
 {
 	struct vm_area_struct *dst = op->dst.vma, *src = op->src.vma;
 
-	if (((dst->vm_flags | src->vm_flags) & VM_MERGEABLE) || (src->vm_flags & VM_UFFD_WP))
+	if (src->vm_flags & VM_UFFD_WP)
 		return PAGEFERRY_WHY_MAPPING;
 	if (!src->anon_vma)
 		return PAGEFERRY_WHY_NO_PAGES;
@@ -170,7 +171,13 @@ static const pte_t *pf_table(pmd_t pmd)
 	return pf_pte(native_pmd_val(pmd), 0);
 }
 
-/* With anything else in it than pages, each entry is looked at for what it is. */
+/* KSM finds whom it has merged by address, and never lets him write. */
+static bool pf_is_merged(pte_t pte)
+{
+	return !pte_write(pte) && folio_test_ksm(page_folio(pte_page(pte)));
+}
+
+/* With anything else in it than pages that can be written to, each entry is looked at for what it is. */
 static enum pageferry_why pf_count_each(const struct pf_op *op, const pte_t *table,
 					struct pf_sums *sums)
 {
@@ -184,19 +191,25 @@ static enum pageferry_why pf_count_each(const struct pf_op *op, const pte_t *tab
 			if (non_swap_entry(pte_to_swp_entry(pte)))
 				return PAGEFERRY_WHY_OTHER;
 			sums->swapped++;
-		} else if (!pte_special(pte)) {
+		} else if (pte_special(pte)) {
+			if (!is_zero_pfn(pte_pfn(pte)))
+				return PAGEFERRY_WHY_OTHER;
+			if (is_ksm_zero_pte(pte))
+				return PAGEFERRY_WHY_MERGED;
+		} else if (pf_is_merged(pte)) {
+			return PAGEFERRY_WHY_MERGED;
+		} else {
 			sums->anon_pages++;
-		} else if (!is_zero_pfn(pte_pfn(pte)) || is_ksm_zero_pte(pte)) {
-			return PAGEFERRY_WHY_OTHER;
 		}
 	}
 	return PAGEFERRY_WHY_NONE;
 }
 
-/* A page that is there has the one bit and not the other: then nothing has to be counted. */
+/* A page that is there, and isn't merged, has two bits and not the third: then nothing has to be counted. */
 static enum pageferry_why pf_count_table(const struct pf_op *op, const pte_t *table,
 					 struct pf_sums *sums)
 {
+	const unsigned long plain = _PAGE_PRESENT | _PAGE_RW;
 	unsigned long all = ~0UL, any = 0;
 
 #pragma GCC unroll 16
@@ -206,7 +219,7 @@ static enum pageferry_why pf_count_table(const struct pf_op *op, const pte_t *ta
 		all &= pte;
 		any |= pte;
 	}
-	if (unlikely(!(all & _PAGE_PRESENT) || (any & _PAGE_SPECIAL)))
+	if (unlikely((all & plain) != plain || (any & _PAGE_SPECIAL)))
 		return pf_count_each(op, table, sums);
 	sums->anon_pages += PTRS_PER_PTE;
 	return PAGEFERRY_WHY_NONE;
@@ -275,13 +288,19 @@ static bool pf_begin_batch(struct pf_op *op, struct pf_batch *b)
 	return op->dst.pmd && op->src.pmd;
 }
 
+/* Who waits for a page at the destination has made a table for it. */
+static bool pf_has_room(pmd_t dst)
+{
+	return pmd_none(dst) || (pf_is_table(native_pmd_val(dst)) && pf_is_empty_table(dst, 0, PMD_SIZE));
+}
+
 static enum pageferry_why pf_check_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
 {
-	pmd_t src = pmdp_get_lockless(op->src.pmd + i);
+	pmd_t src = pmdp_get_lockless(op->src.pmd + i), dst = pmdp_get_lockless(op->dst.pmd + i);
 	struct pf_sums sums = {};
 	enum pageferry_why why;
 
-	if (!pmd_none(pmdp_get_lockless(op->dst.pmd + i)))
+	if (!pf_has_room(dst))
 		return PAGEFERRY_WHY_POPULATED;
 	why = pf_count_entry(op, src, &sums);
 	if (!why && pf_is_pinned(op, src) && !pf_skips_early())
@@ -289,6 +308,7 @@ static enum pageferry_why pf_check_entry(struct pf_op *op, struct pf_batch *b, u
 	if (why)
 		return why;
 	b->was[i] = src;
+	b->empty[i] = pmd_none(src) ? __pmd(0) : dst;
 	b->sums.anon_pages += sums.anon_pages;
 	b->sums.swapped += sums.swapped;
 	return PAGEFERRY_WHY_NONE;
@@ -303,15 +323,9 @@ static unsigned int pf_check_batch(struct pf_op *op, struct pf_batch *b)
 	return b->n;
 }
 
-/*
- * Taken out of the source, and flushed with all that CPUs keep of the tables themselves. Lock-less
- * pinning runs with interrupts off: whoever has seen an entry before it was cleared has come to his
- * end after the flush, but where a hypervisor does that, and sends no interrupt; hence one more.
- */
-static void pf_clear_batch(struct pf_op *op, struct pf_batch *b, unsigned int n)
+static unsigned int pf_clear_source(struct pf_op *op, struct pf_batch *b, unsigned int n)
 {
-	spinlock_t *ptl = pmd_lock(op->src.mm, op->src.pmd);
-	unsigned long start = op->src.addr, addr = start;
+	unsigned long addr = op->src.addr;
 	unsigned int cleared = 0;
 
 	for (unsigned int i = 0; i < n; i++, addr += PMD_SIZE) {
@@ -324,12 +338,50 @@ static void pf_clear_batch(struct pf_op *op, struct pf_batch *b, unsigned int n)
 			pmd_clear(op->src.pmd + i);
 		cleared++;
 	}
-	spin_unlock(ptl);
-	if (!cleared)
+	return cleared;
+}
+
+static unsigned int pf_clear_destination(struct pf_op *op, const struct pf_batch *b, unsigned int n)
+{
+	unsigned int cleared = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (pmd_none(b->empty[i]))
+			continue;
+		pmd_clear(op->dst.pmd + i);
+		cleared++;
+	}
+	return cleared;
+}
+
+/*
+ * With all that CPUs keep of the tables themselves, as a table that goes the other way would still be walked
+ * at the destination. Lock-less pinning runs with interrupts off: whoever has seen an entry before it
+ * was cleared has come to his end after the flush, but where a hypervisor does that, and sends no interrupt;
+ * hence one more.
+ */
+static void pf_flush_batch(struct pf_op *op, unsigned long len, unsigned int src, unsigned int dst)
+{
+	if (dst)
+		flush_tlb_mm_range(op->dst.mm, op->dst.addr, op->dst.addr + len, PAGE_SHIFT, true);
+	if (!src)
 		return;
-	flush_tlb_mm_range(op->src.mm, start, addr, PAGE_SHIFT, true);
+	flush_tlb_mm_range(op->src.mm, op->src.addr, op->src.addr + len, PAGE_SHIFT, true);
 	tlb_remove_table_sync_one();
-	trace_pageferry_flush(op->src.mm, start, addr - start, cleared);
+	trace_pageferry_flush(op->src.mm, op->src.addr, len, src);
+}
+
+static void pf_clear_batch(struct pf_op *op, struct pf_batch *b, unsigned int n)
+{
+	spinlock_t *dst_ptl = pmd_lockptr(op->dst.mm, op->dst.pmd);
+	spinlock_t *src_ptl = pmd_lockptr(op->src.mm, op->src.pmd);
+	unsigned int src, dst;
+
+	pf_lock_tables(dst_ptl, src_ptl);
+	src = pf_clear_source(op, b, n);
+	dst = pf_clear_destination(op, b, n);
+	pf_unlock_tables(dst_ptl, src_ptl);
+	pf_flush_batch(op, n * PMD_SIZE, src, dst);
 }
 
 /* What was pinned since the first look stays; so do those behind it, as progress is a length. */
@@ -343,6 +395,12 @@ static unsigned int pf_recheck_batch(struct pf_op *op, struct pf_batch *b, unsig
 	return n;
 }
 
+static void pf_put_table(struct mm_struct *mm, pmd_t *pmd, pmd_t table)
+{
+	if (!pmd_none(table))
+		pmd_populate(mm, pmd, pmd_pgtable(table));
+}
+
 static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
 {
 	struct pf_sums sums = {};
@@ -353,7 +411,8 @@ static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int
 	if (pmd_trans_huge(was))
 		set_pmd_at(op->src.mm, op->src.addr + i * PMD_SIZE, op->src.pmd + i, was);
 	else
-		pmd_populate(op->src.mm, op->src.pmd + i, pmd_pgtable(was));
+		pf_put_table(op->src.mm, op->src.pmd + i, was);
+	pf_put_table(op->dst.mm, op->dst.pmd + i, b->empty[i]);
 	pf_count_entry(op, was, &sums);
 	b->sums.anon_pages -= sums.anon_pages;
 	b->sums.swapped -= sums.swapped;
@@ -373,10 +432,13 @@ static void pf_install_entry(struct pf_op *op, struct pf_batch *b, unsigned int 
 					   pgtable_trans_huge_withdraw(op->src.mm, src));
 		set_pmd_at(op->dst.mm, op->dst.addr + i * PMD_SIZE, dst, was);
 	} else {
-		pmd_populate(op->dst.mm, dst, pmd_pgtable(was));
+		pf_put_table(op->dst.mm, dst, was);
 	}
-	mm_dec_nr_ptes(op->src.mm);
-	mm_inc_nr_ptes(op->dst.mm);
+	pf_put_table(op->src.mm, src, b->empty[i]);
+	if (pmd_none(b->empty[i])) {
+		mm_dec_nr_ptes(op->src.mm);
+		mm_inc_nr_ptes(op->dst.mm);
+	}
 	op->tables += PMD_SIZE;
 }
 
@@ -461,6 +523,12 @@ static void pf_move_some(struct pf_op *op)
 		op->whole_from += PMD_SIZE;
 }
 
+/* Nothing else is to be tried. */
+static bool pf_gives_up(const struct pf_op *op)
+{
+	return (op->mode & PAGEFERRY_MOVE_TABLES_ONLY) && !pf_whole_is_due(op);
+}
+
 /*
  * Where the range begins within a table the mappings are made ready all the same: the first page
  * that goes alone would be the end of it, as it gives the destination an anon_vma of its own.
@@ -486,5 +554,9 @@ int pf_move_whole(struct pf_op *op)
 	else if (!why)
 		pf_move_some(op);
 	pf_unlock_alone(op);
-	return op->left && fatal_signal_pending(current) ? -EINTR : 0;
+	if (!op->left)
+		return 0;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	return pf_gives_up(op) ? -EOPNOTSUPP : 0;
 }

@@ -76,19 +76,25 @@ struct pageferry_info {
  * with PAGEFERRY_MOVE_CHECK.
  */
 #define PAGEFERRY_MOVE_TABLES	       (1U << 3)
+/*
+ * With PAGEFERRY_MOVE_TABLES: and nothing else. The first page table that doesn't move whole ends the call with
+ * EOPNOTSUPP, and @why is about that one. All three of @dst, @src and @len are multiples of 2 MiB.
+ */
+#define PAGEFERRY_MOVE_TABLES_ONLY     (1U << 4)
 
 /* Why the first page table that was covered by the range has not moved whole. */
 enum pageferry_why {
 	PAGEFERRY_WHY_NONE,	 /* all of them have; or it was not asked for */
 	PAGEFERRY_WHY_ALIGNMENT, /* none is covered, or both sides lie in different ways */
-	PAGEFERRY_WHY_MAPPING,	 /* MADV_MERGEABLE on a side, or write-protection by userfaultfd at the source */
+	PAGEFERRY_WHY_MAPPING,	 /* the source is registered for write-protection by userfaultfd */
 	PAGEFERRY_WHY_OWN_PAGES, /* the destination's mapping has other pages */
 	PAGEFERRY_WHY_NO_PAGES,	 /* the source's mapping never had any */
-	PAGEFERRY_WHY_POPULATED, /* the destination has a page table there, or a huge page */
+	PAGEFERRY_WHY_POPULATED, /* the destination has a page there */
 	PAGEFERRY_WHY_HOLE,	 /* an empty page, without PAGEFERRY_MOVE_ALLOW_SRC_HOLES */
 	PAGEFERRY_WHY_PINNED,	 /* a page may be pinned */
 	PAGEFERRY_WHY_OTHER,	 /* a page that migrates, is poisoned, or the huge zero page */
 	PAGEFERRY_WHY_NO_MEMORY,
+	PAGEFERRY_WHY_MERGED,	 /* KSM has merged a page */
 };
 
 /* As src_uffd: the source is the caller's own memory. */
@@ -137,6 +143,7 @@ enum pageferry_why {
  * EPERM	no consent: the range is not registered in the descriptor given for it.
  * EBADF	a descriptor is not open, or isn't a userfaultfd.
  * ESRCH	the process behind a descriptor has exited, or is about to and its pages are being dropped.
+ * EOPNOTSUPP	(PAGEFERRY_MOVE_TABLES_ONLY) the page table at @moved doesn't move whole: @why says for what reason.
  * E2BIG	@size is larger than known here and what is beyond isn't zero.
  * EFAULT	the structure can't be read or written; a page that is poisoned or otherwise no memory.
  * EINTR	a fatal signal.

@@ -38,8 +38,10 @@ static bool is_in_user_space(uint64_t start, uint64_t len)
 /* What move.c and side.c don't ask again. */
 static bool is_well_formed(const struct pageferry_move *m)
 {
-	return m->len && ((m->dst | m->src | m->len) & 0xfff) == 0 && m->mode < 16 &&
-	       (m->mode & 12) != 12 &&
+	bool only = m->mode & 16;
+
+	return m->len && ((m->dst | m->src | m->len) & (only ? TABLE - 1 : 0xfff)) == 0 &&
+	       m->mode < 32 && (m->mode & 12) != 12 && (!only || (m->mode & 8)) &&
 	       is_in_user_space(m->dst, m->len) && is_in_user_space(m->src, m->len);
 }
 
@@ -132,12 +134,18 @@ static uint64_t any_address(void)
 
 static struct pageferry_move make_move(void)
 {
-	struct pageferry_move m = {.size = sizeof(m), .mode = (uint32_t)any(8), .src_uffd = -1};
+	struct pageferry_move m = {.size = sizeof(m), .mode = (uint32_t)any(32), .src_uffd = -1};
 
 	m.dst = any_address();
 	/* Often at the same place within a table, so that there are whole ones. */
 	m.src = any(2) ? any_address() : m.dst % TABLE + any(64) * TABLE;
 	m.len = (1 + any(any(2) ? 4 : 5000)) * 4096;
+	/* And whole ones alone. */
+	if (any(4) == 0) {
+		m.dst -= m.dst % TABLE;
+		m.src -= m.src % TABLE;
+		m.len += TABLE - m.len % TABLE;
+	}
 	if (any(16) == 0)
 		m.len = PF_TASK_SIZE - (m.dst > m.src ? m.dst : m.src);
 	return m;

@@ -28,12 +28,18 @@ static void unknown_mode(struct scene *s)
 
 static void next_mode(struct scene *s)
 {
-	s->move.mode = PAGEFERRY_MOVE_TABLES << 1;
+	s->move.mode = PAGEFERRY_MOVE_TABLES_ONLY << 1;
 }
 
 static void question_about_tables(struct scene *s)
 {
 	s->move.mode = PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_TABLES;
+}
+
+/* Of what nobody has asked for */
+static void only_tables(struct scene *s)
+{
+	s->move.mode = PAGEFERRY_MOVE_TABLES_ONLY;
 }
 
 static void no_mode(struct scene *s)
@@ -597,6 +603,7 @@ const struct test errno_tests[] = {
 	ROW(unknown_mode, -EINVAL, .cure = no_mode),
 	ROW(next_mode, -EINVAL, .cure = no_mode),
 	ROW(question_about_tables, -EINVAL, .cure = no_mode),
+	ROW(only_tables, -EINVAL, .cure = no_mode),
 	ROW(dst_unaligned, -EINVAL, .cure = dst_aligned),
 	ROW(src_unaligned, -EINVAL),
 	ROW(len_unaligned, -EINVAL),

@@ -402,9 +402,6 @@ static void give_all(void)
 	}
 	if (run.before_return)
 		run.before_return(false);
-	/* Without the tables that are left. */
-	if (run.tables)
-		taker_renew(&run.taker, MAP_4K);
 }
 
 static int64_t move_about(const uint64_t *arg)

@@ -29,6 +29,7 @@
 #define BLOCKS  4ul
 #define SHORT   (BLOCKS * BLOCK)
 #define HOLES   PAGEFERRY_MOVE_ALLOW_SRC_HOLES
+#define ONLY    PAGEFERRY_MOVE_TABLES_ONLY
 
 static void has_all(const struct end *to, const struct end *from)
 {
@@ -243,6 +244,66 @@ static void far(void)
 	stop_both(&giver, &taker);
 }
 
+/* The taker has tables already, with nothing in them: they go the other way. */
+static void exchanged(unsigned int how)
+{
+	struct end giver = giver_start(LEN, how), taker = taker_start(LEN, how);
+	struct uffdio_zeropage zero = {.range = {taker.addr, LEN}};
+	pid_t from = peer_pid(giver.peer), to = peer_pid(taker.peer);
+	uint64_t tables, giver_tables = status_kb(from, "VmPTE");
+
+	check_call(ioctl(taker.uffd, UFFDIO_ZEROPAGE, &zero));
+	check_is(peer_madvise(taker.peer, taker.addr, LEN, MADV_DONTNEED), 0);
+	tables = status_kb(to, "VmPTE");
+	pf_move_all_tables(pf_open(), &taker, &giver);
+	check_is(status_kb(to, "VmPTE"), tables);
+	check_is(status_kb(from, "VmPTE"), giver_tables);
+	check_is(smaps_kb(to, taker.addr, LEN, "AnonHugePages"), how == MAP_HUGE ? LEN / 1024 : 0);
+	has_all(&taker, &giver);
+	/* What each writes is its own. */
+	check_is(uffd_unregister(giver.uffd, giver.addr, LEN), 0);
+	peer_fill(giver.peer, giver.addr, LEN, 1, SEED + 1);
+	peer_verify(giver.peer, giver.addr, LEN, 1, SEED + 1);
+	end_verify(&taker, taker.addr, giver.addr, LEN);
+	stop_both(&giver, &taker);
+}
+
+static void exchanged_small(void)
+{
+	exchanged(MAP_4K);
+}
+
+static void exchanged_huge(void)
+{
+	exchanged(MAP_HUGE);
+}
+
+/* One with a hole stops those that mustn't have any, and each is asked for by itself then. */
+static void only_with_holes(void)
+{
+	struct end giver = giver_start(SHORT, MAP_4K), taker = taker_start(SHORT, MAP_4K);
+	struct end from = giver, to = taker;
+	struct pf_answer answer;
+
+	check_is(peer_madvise(giver.peer, block(&giver, 1) + 9 * PAGE, PAGE, MADV_DONTNEED), 0);
+	check_is(peer_madvise(giver.peer, block(&giver, 2), BLOCK, MADV_DONTNEED), 0);
+	answer = pf_move_tables(pf_open(), ONLY, &to, &from);
+	check_is(answer.ret, -EOPNOTSUPP);
+	check_is(answer.why, PAGEFERRY_WHY_HOLE);
+	check_is(answer.moved, BLOCK);
+	check_is(answer.tables, BLOCK);
+	from.addr = block(&giver, 1);
+	to.addr = block(&taker, 1);
+	from.len = 3 * BLOCK;
+	answer = pf_move_tables(pf_open(), ONLY | HOLES, &to, &from);
+	check_is(answer.ret, 0);
+	check_is(answer.moved, 3 * BLOCK);
+	check_is(count_holes(peer_pid(taker.peer), taker.addr, SHORT), BLOCK / PAGE + 1);
+	end_verify(&taker, taker.addr, giver.addr, BLOCK + 9 * PAGE);
+	end_verify(&taker, block(&taker, 3), block(&giver, 3), BLOCK);
+	stop_both(&giver, &taker);
+}
+
 /* ---- what doesn't, and why */
 
 struct why_scene {
@@ -252,6 +313,7 @@ struct why_scene {
 
 struct why_row {
 	void (*prepare)(struct why_scene *s);
+	uint32_t mode;
 	enum pageferry_why why;
 	size_t tables; /* blocks that move whole nevertheless */
 	int ret;
@@ -268,14 +330,14 @@ static void run_why(void)
 	s.from = s.giver;
 	s.to = s.taker;
 	row->prepare(&s);
-	answer = pf_move_tables(pf_open(), 0, &s.to, &s.from);
+	answer = pf_move_tables(pf_open(), row->mode, &s.to, &s.from);
 	check_is(answer.ret, row->ret);
 	check_is(answer.why, row->why);
 	check_is(answer.tables, row->tables * BLOCK);
 	check_is(answer.moved, row->ret ? row->moved : s.from.len);
 	end_verify(&s.to, s.to.addr, s.from.addr, answer.moved);
 	/* Not the one that is told about. */
-	if (row->ret)
+	if (row->ret && row->mode != ONLY)
 		answer.moved += PAGE;
 	end_verify(&s.from, s.from.addr + answer.moved, s.from.addr + answer.moved,
 		   s.from.len - answer.moved);
@@ -312,6 +374,20 @@ static void giver_mergeable(struct why_scene *s)
 static void taker_mergeable(struct why_scene *s)
 {
 	check_is(peer_madvise(s->taker.peer, s->taker.addr, SHORT + BLOCK, MADV_MERGEABLE), 0);
+}
+
+/* One of its pages, and one of the same contents beside. */
+static void merged(struct why_scene *s)
+{
+	struct peer *p = s->giver.peer;
+	uint64_t page = s->giver.addr + 2 * BLOCK + 9 * PAGE, twin = peer_map(p, 0, PAGE, MAP_4K);
+
+	peer_fill(p, twin, PAGE, page / PAGE, SEED);
+	check_is(peer_madvise(p, twin, PAGE, MADV_MERGEABLE), 0);
+	giver_mergeable(s);
+	ksm_begin();
+	await(30000, page_frame(peer_pid(p), page) == page_frame(peer_pid(p), twin));
+	ksm_end();
 }
 
 static void giver_protected(struct why_scene *s)
@@ -357,11 +433,17 @@ static void taker_has_a_page(struct why_scene *s)
 	s->from.len = 3 * BLOCK;
 }
 
-/* And in that of the third block there was one: it has a table. */
+/* And in that of the third block there was one: it has a table, which goes to the giver. */
 static void taker_has_a_table(struct why_scene *s)
 {
 	taker_has_a_page(s);
 	check_is(peer_madvise(s->taker.peer, s->taker.addr + 2 * BLOCK, BLOCK, MADV_DONTNEED), 0);
+}
+
+static void taker_has_only_a_table(struct why_scene *s)
+{
+	zero_page(&s->taker, BLOCK + 5 * PAGE);
+	check_is(peer_madvise(s->taker.peer, s->taker.addr + BLOCK, BLOCK, MADV_DONTNEED), 0);
 }
 
 static void hole(struct why_scene *s)
@@ -432,22 +514,18 @@ static int64_t run_poke(const uint64_t *arg)
 	return 0;
 }
 
-/* Threads that wait for pages go on. Each has a table for its own, so these two go page by page. */
+/* Threads that wait for pages go on. Each has made a table for its own. */
 static void wakes(void)
 {
 	struct end giver = giver_start(SHORT, MAP_4K), taker = taker_start(SHORT, MAP_4K);
 	int reads = peer_thread(taker.peer, peer_run_verify, taker.addr + BLOCK, BLOCK,
 				(giver.addr + BLOCK) / PAGE, SEED);
 	int writes;
-	struct pf_answer answer;
 
 	check_is(uffd_fault(taker.uffd), taker.addr + BLOCK);
 	writes = peer_thread(taker.peer, run_poke, taker.addr + 3 * BLOCK);
 	check_is(uffd_fault(taker.uffd), taker.addr + 3 * BLOCK);
-	answer = pf_move_tables(pf_open(), 0, &taker, &giver);
-	check_is(answer.ret, 0);
-	check_is(answer.why, PAGEFERRY_WHY_POPULATED);
-	check_is(answer.tables, SHORT - 2 * BLOCK);
+	pf_move_all_tables(pf_open(), &taker, &giver);
 	check_is(peer_join(taker.peer, reads, 10000), 0);
 	check_is(peer_join(taker.peer, writes, 10000), 0);
 	check_is(peer_peek(taker.peer, taker.addr + 3 * BLOCK), 1);
@@ -528,6 +606,15 @@ static void charge_stays(void)
 			.prepare = fn, .why = PAGEFERRY_WHY_##reason, __VA_ARGS__},                \
 	}
 
+#define ONLY_WHY(fn, reason, ...)                                                                      \
+	{                                                                                          \
+		.name = SUBJECT "/only_" #fn, .run = run_why,                                      \
+		.row = &(const struct why_row){.prepare = fn,                                      \
+					       .mode = ONLY,                                       \
+					       .why = PAGEFERRY_WHY_##reason,                      \
+					       __VA_ARGS__},                                       \
+	}
+
 /* clang-format off */
 const struct test tables_tests[] = {
 	TEST(small),
@@ -539,22 +626,34 @@ const struct test tables_tests[] = {
 	TEST(ends_in_tables),
 	TEST(parts_of_mappings),
 	TEST(far, .seconds = 60),
+	TEST(exchanged_small),
+	TEST(exchanged_huge),
 	WHY(nothing, NONE, .tables = BLOCKS),
 	WHY(apart, ALIGNMENT, .tables = 0),
 	WHY(too_short, ALIGNMENT, .tables = 0),
 	WHY(between_tables, ALIGNMENT, .tables = 0),
-	WHY(giver_mergeable, MAPPING, .tables = 0),
-	WHY(taker_mergeable, MAPPING, .tables = 0),
+	WHY(giver_mergeable, NONE, .tables = BLOCKS),
+	WHY(taker_mergeable, NONE, .tables = BLOCKS),
+	WHY(merged, MERGED, .tables = 2, .ret = -EBUSY, .moved = 2 * BLOCK + 9 * PAGE),
 	WHY(giver_protected, MAPPING, .tables = 0),
 	WHY(taker_has_one_elsewhere, OWN_PAGES, .tables = 0),
 	WHY(taker_had_a_page, NONE, .tables = BLOCKS),
 	WHY(taker_has_a_page, POPULATED, .tables = 1, .ret = -EEXIST, .moved = BLOCK + 5 * PAGE),
-	WHY(taker_has_a_table, POPULATED, .tables = 2),
+	WHY(taker_has_a_table, NONE, .tables = 3),
+	WHY(taker_has_only_a_table, NONE, .tables = BLOCKS),
 	WHY(hole, HOLE, .tables = 1, .ret = -ENOENT, .moved = BLOCK + 9 * PAGE),
 	WHY(hole_at_the_end, HOLE, .tables = 1, .ret = -ENOENT, .moved = 2 * BLOCK - PAGE),
 	WHY(pinned, PINNED, .tables = 2, .ret = -EBUSY, .moved = 2 * BLOCK + 5 * PAGE),
 	WHY(was_pinned, NONE, .tables = BLOCKS),
 	WHY(poisoned, OTHER, .tables = 1, .ret = -EFAULT, .moved = BLOCK + 9 * PAGE),
+	ONLY_WHY(nothing, NONE, .tables = BLOCKS),
+	ONLY_WHY(pinned, PINNED, .tables = 2, .ret = -EOPNOTSUPP, .moved = 2 * BLOCK),
+	ONLY_WHY(merged, MERGED, .tables = 2, .ret = -EOPNOTSUPP, .moved = 2 * BLOCK),
+	ONLY_WHY(taker_has_one_elsewhere, OWN_PAGES, .tables = 0, .ret = -EOPNOTSUPP),
+	ONLY_WHY(giver_protected, MAPPING, .tables = 0, .ret = -EOPNOTSUPP),
+	ONLY_WHY(apart, NONE, .tables = 0, .ret = -EINVAL),
+	ONLY_WHY(too_short, NONE, .tables = 0, .ret = -EINVAL),
+	TEST(only_with_holes),
 	TEST(soft_dirty),
 	TEST(wakes),
 	TEST(leaves_traps),

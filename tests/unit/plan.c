@@ -14,8 +14,10 @@
 #define ROUNDS 200000
 
 /* As in the ABI, by themselves: plan.h must not be the measure of what it is measured by. */
-#define KNOWN_MODES 0xfu
+#define KNOWN_MODES 0x1fu
 #define EXCLUSIVE   0xcu /* a question, and page tables */
+#define TABLES_MODE 0x8u
+#define ONLY_MODE   0x10u /* page tables and nothing else */
 #define USER_END    0x7ffffffff000ull
 
 static struct pageferry_move good_move(void)
@@ -70,6 +72,29 @@ static void test_exclusive(void **state)
 	assert_int_equal(pf_plan_check(&move), -EINVAL);
 	move.mode |= PAGEFERRY_MOVE_DONTWAKE;
 	assert_int_equal(pf_plan_check(&move), -EINVAL);
+}
+
+/* Only page tables: that needs to be asked for in both ways, and whole ones. */
+static void test_only_tables(void **state)
+{
+	const uint64_t good[] = {TABLE, 5 * TABLE, 2 * TABLE};
+
+	(void)state;
+	for (uint64_t bit = PAGE; bit <= TABLE; bit <<= 1) {
+		for (int i = 0; i < 3; i++) {
+			struct pageferry_move move = good_move();
+
+			move.dst = good[0] + (i == 0 ? bit : 0);
+			move.src = good[1] + (i == 1 ? bit : 0);
+			move.len = good[2] + (i == 2 ? bit : 0);
+			move.mode = ONLY_MODE;
+			assert_int_equal(pf_plan_check(&move), -EINVAL);
+			move.mode |= TABLES_MODE;
+			assert_int_equal(pf_plan_check(&move), bit < TABLE ? -EINVAL : 0);
+			move.mode = TABLES_MODE;
+			assert_int_equal(pf_plan_check(&move), 0);
+		}
+	}
 }
 
 /* Each bit below the page size, in each of the three. */
@@ -156,6 +181,9 @@ __extension__ typedef unsigned __int128 wide;
 static int model_check(const struct pageferry_move *m)
 {
 	if (m->mode != (m->mode & KNOWN_MODES) || (m->mode & EXCLUSIVE) == EXCLUSIVE)
+		return -EINVAL;
+	if ((m->mode & ONLY_MODE) &&
+	    (!(m->mode & TABLES_MODE) || m->dst % TABLE || m->src % TABLE || m->len % TABLE))
 		return -EINVAL;
 	if (m->dst % PAGE || m->src % PAGE || m->len % PAGE || m->len == 0)
 		return -EINVAL;
@@ -377,7 +405,7 @@ int main(void)
 		TEST(test_limits),          TEST(test_wrap),         TEST(test_leaves_the_rest),
 		TEST(test_steps),           TEST(test_all_starts),   TEST(test_walks),
 		TEST(test_random_requests), TEST(test_random_steps), TEST(test_to_table),
-		TEST(test_exclusive),
+		TEST(test_exclusive),       TEST(test_only_tables),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
