@@ -51,6 +51,7 @@ enum ferry_way {
 	FERRY_WAY_CONTINUE, /**< shared memory, already in the page cache: mapped, UFFDIO_CONTINUE */
 	FERRY_WAY_MOVE,	    /**< moved within one process by the kernel's UFFDIO_MOVE */
 	FERRY_WAY_MODULE,   /**< moved between processes, without a copy, by pageferry.ko */
+	FERRY_WAY_TABLES,   /**< the same as whole page tables, see FERRY_GIVE_TABLES */
 	FERRY_WAYS
 };
 
@@ -381,6 +382,8 @@ struct ferry_report {
 	uint64_t shadow_ns;	    /**< from shadow to committed */
 	uint64_t drain_ns;	    /**< from committed to done */
 	uint64_t refused;	    /**< of bytes[COPY]: that pageferry.ko was to move and could not */
+	uint32_t why;		    /**< enum ferry_why: the first that didn't go as a page table */
+	uint32_t pad;
 };
 
 #define FERRY_TIMEOUT_MS 30000 /**< default for each phase */
@@ -392,6 +395,37 @@ struct ferry_report {
  * -EBUSY when all is done. What the taker touches before the commit is copied as ever: nothing is given up yet.
  */
 #define FERRY_GIVE_STRICT 0x1u
+
+/**
+ * Whole page tables may go, where pageferry.ko can do that and the taker has FERRY_TAKE_TABLES: all that lies
+ * in the same way within 2 MiB on both sides goes at the commit, before the taker's ferry_take_commit() returns,
+ * at a few instructions a page. For two processes that trust each other, and best of one memory cgroup: the
+ * charge for these pages stays with the giver's. See doc/page-tables.md.
+ */
+#define FERRY_GIVE_TABLES 0x2u
+
+/** Why something didn't go as a whole page table although that was asked for. */
+enum ferry_why {
+	FERRY_WHY_NONE,	     /**< all of it has, or it was not asked for */
+	FERRY_WHY_ALIGNMENT, /**< giver and taker have it at different places within 2 MiB, or less than that */
+	FERRY_WHY_MAPPING,   /**< the giver's range is registered for write-protection by userfaultfd, or shared */
+	FERRY_WHY_OWN_PAGES, /**< the taker has had pages before the commit that couldn't go back, and so on */
+	FERRY_WHY_NO_PAGES,  /**< the giver's range never had any */
+	FERRY_WHY_POPULATED, /**< the taker has a page within these 2 MiB */
+	FERRY_WHY_HOLE,	     /**< empty pages, of which the page map doesn't tell */
+	FERRY_WHY_PINNED,    /**< a page may be pinned */
+	FERRY_WHY_OTHER,     /**< a page that migrates, is poisoned, or the huge zero page */
+	FERRY_WHY_NO_MEMORY,
+	FERRY_WHY_MERGED,    /**< KSM has merged a page */
+	FERRY_WHY_MODULE,    /**< pageferry.ko isn't there, or isn't allowed, or can't */
+	FERRY_WHY_TAKER,     /**< the taker has no FERRY_TAKE_TABLES, or is gone */
+	FERRY_WHY_CHANGED,   /**< the taker's program has discarded, moved or unmapped parts of it, or does just now */
+	FERRY_WHY_LATE,	     /**< it was so much that the taker's program has gone on meanwhile */
+	FERRY_WHYS
+};
+
+/** One of these in words, "a page is pinned"; "?" for a value out of range. Any thread. */
+const char *ferry_why_name(unsigned int why);
 
 struct ferry_give_opts {
 	size_t size;
@@ -466,10 +500,13 @@ const char *ferry_give_reason(const struct ferry_give *give);
  */
 void ferry_give_close(struct ferry_give *give, const char *why);
 
+/** Whole page tables may come, if the giver has FERRY_GIVE_TABLES, which says what it means. */
+#define FERRY_TAKE_TABLES 0x1u
+
 struct ferry_take_opts {
 	size_t size;
 	uint32_t timeout_ms; /**< for each phase that waits for the giver; 0: FERRY_TIMEOUT_MS */
-	uint32_t flags;	     /**< none yet */
+	uint32_t flags;	     /**< FERRY_TAKE_* */
 	/**
 	 * The giver is gone or has given up, and @left bytes will never come. Called once, from a
 	 * thread of the library, before these pages are poisoned. May end the process. May be NULL.

@@ -21,11 +21,7 @@
 #endif
 
 #define WAYS_KNOWN ((1u << FERRY_WAYS) - 1)
-
-static int64_t give_deadline(const struct ferry_give *give)
-{
-	return wire_deadline(give->timeout_ms);
-}
+#define GIVE_FLAGS (FERRY_GIVE_STRICT | FERRY_GIVE_TABLES)
 
 /* ---- open: offer */
 
@@ -35,7 +31,7 @@ static int check_options(const struct ferry_give_opts *opts)
 	uint32_t useful = FERRY_WAY_BIT(FERRY_WAY_COPY) | FERRY_WAY_BIT(FERRY_WAY_STAGE) |
 			  FERRY_WAY_BIT(FERRY_WAY_CONTINUE) | FERRY_WAY_BIT(FERRY_WAY_MODULE);
 
-	if ((opts->flags & ~FERRY_GIVE_STRICT) || (opts->ways & ~WAYS_KNOWN))
+	if ((opts->flags & ~GIVE_FLAGS) || (opts->ways & ~WAYS_KNOWN))
 		return -EINVAL;
 	return opts->ways && !(opts->ways & useful) ? -EOPNOTSUPP : 0;
 }
@@ -158,6 +154,7 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 	give->stage = !opts->ways || (opts->ways & FERRY_WAY_BIT(FERRY_WAY_STAGE));
 	give->stage_all = opts->ways && !(opts->ways & FERRY_WAY_BIT(FERRY_WAY_COPY)) && give->stage;
 	give->strict = opts->flags & FERRY_GIVE_STRICT;
+	give->tables = opts->flags & FERRY_GIVE_TABLES;
 	int ret = check_options(opts);
 	if (ret)
 		return ret;
@@ -168,6 +165,8 @@ static int give_init(struct ferry_give *give, const struct ferry_offer *offer,
 		if (!is_memory(&offer->ranges[i]))
 			return -EINVAL;
 	ret = open_module(give, offer, opts->ways);
+	if (!ret)
+		tables_open(give);
 	if (!ret)
 		ret = copy_ranges(give, offer);
 	if (!ret)
@@ -193,7 +192,7 @@ int ferry_give_open(struct ferry_give **out, int sock, const struct ferry_offer 
 		return -ENOMEM;
 	}
 	give->sock = sock;
-	give->uffd = give->module = -1;
+	give->uffd = give->own_uffd = give->module = -1;
 	give->report.size = sizeof(give->report);
 	scan_open(&give->scan);
 	if (!ret)
@@ -233,9 +232,14 @@ static int attached(struct ferry_give *give, struct wire_msg *msg)
 		if (ret)
 			return ret == -ENOMEM ? ret : -EPROTO;
 	}
-	if (give->stage_all && !attach->stage)
+	bool can_stage = attach->flags & WIRE_CAN_STAGE;
+	if (give->stage_all && !can_stage)
 		return -EOPNOTSUPP;
-	give->stage = give->stage && attach->stage;
+	give->stage = give->stage && can_stage;
+	if (give->tables && !(attach->flags & WIRE_TAKES_TABLES)) {
+		give->tables = false;
+		give->report.why = FERRY_WHY_TAKER;
+	}
 	give->phase = FERRY_PHASE_ATTACHED;
 	park("give.attached");
 	return 0;
@@ -252,6 +256,8 @@ static int acknowledged(struct ferry_give *give)
 	strict_begin(give);
 	merged_begin(give);
 	park("give.committed");
+	if (give->tables)
+		tables_go(give);
 	return 0;
 }
 
@@ -492,9 +498,10 @@ int ferry_give_commit(struct ferry_give *give)
 	int ret = give->strict ? check_all(give) : 0;
 	if (ret)
 		return ret;
+	struct wire_commit commit = { .tables = give->tables };
 	int64_t deadline = give_deadline(give);
 	give->passed_over = true;
-	ret = wire_send(give->sock, WIRE_COMMIT, NULL, 0, NULL, 0, NULL, 0, deadline);
+	ret = wire_send(give->sock, WIRE_COMMIT, &commit, sizeof(commit), NULL, 0, NULL, 0, deadline);
 	if (!ret)
 		park("give.commit");
 	while (!ret && give->phase == FERRY_PHASE_READY)
@@ -544,6 +551,7 @@ void ferry_give_close(struct ferry_give *give, const char *why)
 		close(give->uffd);
 	if (give->module >= 0)
 		close(give->module);
+	tables_close(give);
 	for (unsigned int i = 0; i < give->nranges; i++)
 		give_range_fini(&give->ranges[i]);
 	free(give->ranges);

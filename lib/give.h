@@ -20,6 +20,8 @@ struct give_range {
 	uint64_t *closed;    /* a bit for each block that is dealt with: given and released */
 	uint64_t *unmerged;  /* a bit for each block that had pages of KSM's, see give_merged.c */
 	bool stageable;	     /* both sides have the same offset within 2 MiB */
+	bool discarded;	     /* the taker's program has discarded some of it */
+	uint64_t bytes[FERRY_WAYS]; /* of what the taker has asked for */
 };
 
 /* The block that is being pushed. */
@@ -79,6 +81,8 @@ struct ferry_give {
 	uint64_t pages_left;
 	int module;	   /* the kernel module; -1: pages are copied */
 	bool strict;	   /* and that is an error */
+	bool tables;	   /* page tables may move whole: we may, and since attached the taker has agreed */
+	int own_uffd;	   /* for that: of this process' own memory; -1: can't be had */
 	bool pushing;	   /* nobody waits for the page */
 	struct refusals refusals;
 	struct pusher push;
@@ -89,6 +93,11 @@ struct ferry_give {
 	char reason[WIRE_REASON]; /* what the taker said with ABORT */
 };
 
+static inline int64_t give_deadline(const struct ferry_give *give)
+{
+	return wire_deadline(give->timeout_ms);
+}
+
 /* give_source.c */
 int give_range_init(struct give_range *gr, struct ferry_give *give, const struct ferry_range *r);
 void give_range_fini(struct give_range *gr);
@@ -97,6 +106,13 @@ bool give_is_left(const struct give_range *gr, uint64_t page);
 uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end);
 /* The taker has [@first, @first + @n) now; returns how many of them it didn't have before. */
 uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n);
+/* The opposite: it has them no more. */
+void give_unmark(struct give_range *gr, uint64_t first, uint64_t n);
+/* First page that isn't left in [@first, @end), or @end. */
+uint64_t give_next_given(const struct give_range *gr, uint64_t first, uint64_t end);
+/* The block that @page is in; and that it is dealt with. */
+uint64_t give_block_of(const struct give_range *gr, uint64_t page);
+void give_close_block(struct give_range *gr, uint64_t block);
 /* A page that was asked for is in place: count it. */
 void give_asked(struct ferry_give *give);
 enum ferry_way give_way(uint32_t answer_kind);
@@ -114,6 +130,13 @@ struct strict_cursor {
 void strict_begin(struct ferry_give *give);
 /* One more look, before the commit. 1: there is more; 0: all can move; -EBUSY: one page can't; -errno. */
 int strict_step(struct ferry_give *give, struct strict_cursor *at);
+
+/* give_tables.c */
+/* Can it be done? Then tables is set. */
+void tables_open(struct ferry_give *give);
+void tables_close(struct ferry_give *give);
+/* The memory is the taker's: what can goes now, and then the taker is told. */
+void tables_go(struct ferry_give *give);
 
 /* give_merged.c */
 /* The memory is the taker's: from now on merged pages are unmerged where that is needed. */

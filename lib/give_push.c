@@ -45,7 +45,7 @@ static bool same_block(const struct push_block *b, const struct give_range *gr, 
 void push_hint(struct give_range *gr, uint64_t offset)
 {
 	struct pusher *p = &gr->give->push;
-	uint64_t block = (gr->r.addr + offset) / FERRY_HUGE - gr->r.addr / FERRY_HUGE;
+	uint64_t block = give_block_of(gr, offset / FERRY_PAGE);
 
 	p->asked_at = gr->give->loop->drained_ns;
 	if (is_closed(gr, block))
@@ -127,7 +127,7 @@ static void close_block(struct ferry_give *give)
 {
 	struct push_block *b = &give->push.now;
 
-	b->range->closed[b->block / 64] |= 1ull << b->block % 64;
+	give_close_block(b->range, b->block);
 	give_release(b->range, b->first, b->end - b->first);
 	b->range = NULL;
 }
@@ -229,9 +229,11 @@ static int poison_page(struct ferry_give *give, uint64_t page, uint64_t dst)
 static int push_run(struct ferry_give *give, uint64_t page)
 {
 	struct give_range *gr = give->push.now.range;
-	struct resolve_at at = {give->uffd, give->module, &give->refusals};
+	uint64_t dst, room, done = 0, tables = 0;
+	struct resolve_at at = {give->uffd, give->module, &give->refusals,
+				give->tables ? &tables : NULL};
 	struct ferry_answer ans = {0};
-	uint64_t dst, room, done = 0, n = same_way(give, page, &ans);
+	uint64_t n = same_way(give, page, &ans);
 	int error = 0;
 
 	if (!give_locate(gr, page, &dst, &room)) {
@@ -244,8 +246,9 @@ static int push_run(struct ferry_give *give, uint64_t page)
 	give->pushing = false;
 	switch (resolved) {
 	case RESOLVED_INSTALLED:
-		give->report.bytes[give_way(ans.kind)] += give_mark(gr, page, done / FERRY_PAGE) *
-							  FERRY_PAGE;
+		give->report.bytes[give_way(ans.kind)] +=
+			give_mark(gr, page, done / FERRY_PAGE) * FERRY_PAGE - tables;
+		give->report.bytes[FERRY_WAY_TABLES] += tables;
 		return 1;
 	case RESOLVED_ALREADY:
 	case RESOLVED_DISCARDED:
@@ -371,7 +374,7 @@ bool push_whole(struct give_range *gr, uint64_t offset)
 {
 	struct ferry_give *give = gr->give;
 	struct pusher *p = &give->push;
-	uint64_t block = (gr->r.addr + offset) / FERRY_HUGE - gr->r.addr / FERRY_HUGE;
+	uint64_t block = give_block_of(gr, offset / FERRY_PAGE);
 
 	if (!gr->stageable || is_closed(gr, block))
 		return false;

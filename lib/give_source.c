@@ -21,10 +21,11 @@ bool give_is_left(const struct give_range *gr, uint64_t page)
 	return gr->left[page / 64] >> page % 64 & 1;
 }
 
-uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end)
+/* @flip: all ones to look for the bits that aren't set. */
+static uint64_t next_bit(const struct give_range *gr, uint64_t first, uint64_t end, uint64_t flip)
 {
 	while (first < end) {
-		uint64_t word = gr->left[first / 64] >> first % 64;
+		uint64_t word = (gr->left[first / 64] ^ flip) >> first % 64;
 		if (word) {
 			first += (uint64_t)__builtin_ctzll(word);
 			return first < end ? first : end;
@@ -34,21 +35,55 @@ uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t en
 	return end;
 }
 
-uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n)
+uint64_t give_next_left(const struct give_range *gr, uint64_t first, uint64_t end)
 {
-	uint64_t fresh = 0, end = first + n;
+	return next_bit(gr, first, end, 0);
+}
+
+uint64_t give_next_given(const struct give_range *gr, uint64_t first, uint64_t end)
+{
+	return next_bit(gr, first, end, ~0ull);
+}
+
+/* Returns how many have changed. */
+static uint64_t set_left(struct give_range *gr, uint64_t first, uint64_t n, bool left)
+{
+	uint64_t changed = 0, end = first + n;
 
 	while (first < end) {
 		uint64_t *word = &gr->left[first / 64], count = 64 - first % 64;
 		if (count > end - first)
 			count = end - first;
 		uint64_t mask = ~0ull >> (64 - count) << first % 64;
-		fresh += (uint64_t)__builtin_popcountll(*word & mask);
-		*word &= ~mask;
+		uint64_t now = left ? *word | mask : *word & ~mask;
+		changed += (uint64_t)__builtin_popcountll(*word ^ now);
+		*word = now;
 		first += count;
 	}
+	return changed;
+}
+
+uint64_t give_mark(struct give_range *gr, uint64_t first, uint64_t n)
+{
+	uint64_t fresh = set_left(gr, first, n, false);
+
 	gr->give->pages_left -= fresh;
 	return fresh;
+}
+
+void give_unmark(struct give_range *gr, uint64_t first, uint64_t n)
+{
+	gr->give->pages_left += set_left(gr, first, n, true);
+}
+
+uint64_t give_block_of(const struct give_range *gr, uint64_t page)
+{
+	return (gr->r.addr + page * FERRY_PAGE) / FERRY_HUGE - gr->r.addr / FERRY_HUGE;
+}
+
+void give_close_block(struct give_range *gr, uint64_t block)
+{
+	gr->closed[block / 64] |= 1ull << block % 64;
 }
 
 bool give_locate(const struct give_range *gr, uint64_t page, uint64_t *addr, uint64_t *len)
@@ -139,6 +174,7 @@ static void installed(struct ferry_source *src, uint64_t offset, uint64_t len)
 
 	give_asked(give);
 	give->report.bytes[give_way(give->loop->resolved)] += fresh * FERRY_PAGE;
+	gr->bytes[give_way(give->loop->resolved)] += fresh * FERRY_PAGE;
 	push_hint(gr, offset);
 }
 
@@ -149,6 +185,7 @@ static void removed(struct ferry_source *src, uint64_t offset, uint64_t len)
 	uint64_t fresh = give_mark(gr, offset / FERRY_PAGE, len / FERRY_PAGE);
 
 	gr->give->report.removed += fresh * FERRY_PAGE;
+	gr->discarded = true;
 }
 
 int give_range_init(struct give_range *gr, struct ferry_give *give, const struct ferry_range *r)

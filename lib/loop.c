@@ -235,7 +235,7 @@ static int resolve_fault(struct ferry_loop *loop, struct space *space, struct fe
 	if (answer.len > fault.left)
 		answer.len = fault.left;
 	park("loop.resolve");
-	struct resolve_at at = { space->uffd, loop->module, loop->refusals };
+	struct resolve_at at = { .uffd = space->uffd, .module = loop->module, .refusals = loop->refusals };
 	enum resolved res = resolve(at, &fault, &answer, &done, &error);
 	loop->resolved = answer.kind;
 	bool poison = answer.kind == FERRY_ANSWER_POISON;

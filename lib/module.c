@@ -35,34 +35,72 @@ int module_open(uint64_t features)
 	return ret;
 }
 
-static int request(int module, uint32_t mode, int dst_uffd, uint64_t dst, const void *src,
-		   uint64_t len, uint64_t *done)
+/* The rest of @move is filled in; what isn't told about stays 0. */
+static int request(int module, struct pageferry_move *move)
 {
-	struct pageferry_move move = {
-		.size = sizeof(move),
-		.mode = mode,
+	move->size = sizeof(*move);
+	return ioctl(module, PAGEFERRY_IOC_MOVE, move) < 0 ? -errno : 0;
+}
+
+static struct pageferry_move out_of_here(int dst_uffd, uint64_t dst, const void *src, uint64_t len)
+{
+	return (struct pageferry_move){
 		.dst_uffd = dst_uffd,
 		.src_uffd = PAGEFERRY_SELF,
 		.dst = dst,
 		.src = (uintptr_t)src,
 		.len = len,
 	};
-
-	int ret = ioctl(module, PAGEFERRY_IOC_MOVE, &move) < 0 ? -errno : 0;
-	*done = move.moved;
-	return ret;
 }
 
 int module_move(int module, int dst_uffd, uint64_t dst, const void *src, uint64_t len,
-		uint64_t *done)
+		uint64_t *done, uint64_t *tables)
 {
-	return request(module, 0, dst_uffd, dst, src, len, done);
+	struct pageferry_move move = out_of_here(dst_uffd, dst, src, len);
+
+	move.mode = tables ? PAGEFERRY_MOVE_TABLES : 0;
+	int ret = request(module, &move);
+	*done = move.moved;
+	if (tables)
+		*tables = move.tables;
+	return ret;
+}
+
+struct module_tables module_move_tables(int module, int dst_uffd, uint64_t dst, const void *src,
+					uint64_t len, bool may_have_holes)
+{
+	struct pageferry_move move = out_of_here(dst_uffd, dst, src, len);
+
+	move.mode = PAGEFERRY_MOVE_TABLES | PAGEFERRY_MOVE_TABLES_ONLY |
+		    (may_have_holes ? PAGEFERRY_MOVE_ALLOW_SRC_HOLES : 0);
+	int ret = request(module, &move);
+	return (struct module_tables){ret, move.moved, (unsigned int)move.why};
+}
+
+int module_fetch(int module, int dst_uffd, void *dst, int src_uffd, uint64_t src, uint64_t len,
+		 uint64_t *done)
+{
+	struct pageferry_move move = {
+		.dst_uffd = dst_uffd,
+		.src_uffd = src_uffd,
+		.dst = (uintptr_t)dst,
+		.src = src,
+		.len = len,
+	};
+	int ret = request(module, &move);
+
+	*done = move.moved;
+	return ret;
 }
 
 /* A hole is no hindrance: its page is zero at the other side. */
 int module_check(int module, int dst_uffd, uint64_t dst, const void *src, uint64_t len,
 		 uint64_t *done)
 {
-	return request(module, PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_ALLOW_SRC_HOLES, dst_uffd, dst,
-		       src, len, done);
+	struct pageferry_move move = out_of_here(dst_uffd, dst, src, len);
+
+	move.mode = PAGEFERRY_MOVE_CHECK | PAGEFERRY_MOVE_ALLOW_SRC_HOLES;
+	int ret = request(module, &move);
+	*done = move.moved;
+	return ret;
 }

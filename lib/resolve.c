@@ -47,31 +47,41 @@ bool refusals_wait(struct refusals *refusals, unsigned int *waited)
 	return true;
 }
 
+static int by_module(const struct resolve_at *at, uint64_t addr, const struct ferry_answer *answer,
+		     uint64_t len, uint64_t *done)
+{
+	/* Where a table isn't covered it isn't worth the question. */
+	uint64_t *tables = len < FERRY_HUGE ? NULL : at->tables;
+
+	return module_move(at->module, at->uffd, addr, answer->from, len, done, tables);
+}
+
 /*
  * In a range one page that can't move (it is pinned, or merged, or another mapping begins) stops those
  * before it from nothing, so only a single page is copied. An empty one is copied, too: it is zero.
  */
-static int move_or_copy(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
+static int move_or_copy(const struct resolve_at *at, uint64_t addr, struct ferry_answer *answer,
 			uint64_t len, uint64_t *done)
 {
+	struct refusals *refusals = at->refusals;
 	unsigned int waited = 0;
-	int ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
+	int ret = by_module(at, addr, answer, len, done);
 
-	if (!*done && ret == -EBUSY && at.refusals && at.refusals->mend &&
-	    at.refusals->mend(at.refusals->arg, answer->from))
-		ret = module_move(at.module, at.uffd, addr, answer->from, FERRY_PAGE, done);
+	if (!*done && ret == -EBUSY && refusals && refusals->mend &&
+	    refusals->mend(refusals->arg, answer->from))
+		ret = by_module(at, addr, answer, FERRY_PAGE, done);
 	/* As a whole: one page of it alone would split what is a huge page. */
-	while (!*done && ret == -EBUSY && refusals_wait(at.refusals, &waited))
-		ret = module_move(at.module, at.uffd, addr, answer->from, len, done);
+	while (!*done && ret == -EBUSY && refusals_wait(refusals, &waited))
+		ret = by_module(at, addr, answer, len, done);
 	if (!*done && len > FERRY_PAGE && !is_passing(ret))
-		ret = module_move(at.module, at.uffd, addr, answer->from, FERRY_PAGE, done);
+		ret = by_module(at, addr, answer, FERRY_PAGE, done);
 	if (*done || is_passing(ret))
 		return ret == -EINTR ? -EAGAIN : ret;
 	bool refused = ret != -ENOENT;
 	answer->kind = FERRY_ANSWER_COPY;
-	ret = uffd_copy(at.uffd, addr, answer->from, FERRY_PAGE, 0, done);
-	if (refused && *done && at.refusals)
-		at.refusals->pages++;
+	ret = uffd_copy(at->uffd, addr, answer->from, FERRY_PAGE, 0, done);
+	if (refused && *done && refusals)
+		refusals->pages++;
 	return ret;
 }
 
@@ -100,7 +110,7 @@ static int act(struct resolve_at at, uint64_t addr, struct ferry_answer *answer,
 		return ret;
 	case ANSWER_MODULE:
 		/* Without it this is an answer that nobody knows. */
-		return at.module < 0 ? -EINVAL : move_or_copy(at, addr, answer, len, done);
+		return at.module < 0 ? -EINVAL : move_or_copy(&at, addr, answer, len, done);
 	case FERRY_ANSWER_HERE:
 		return -EEXIST;
 	default:

@@ -44,6 +44,7 @@ struct resolve_at {
 	int uffd;
 	int module; /* a descriptor of the kernel module; used with ANSWER_MODULE only */
 	struct refusals *refusals; /* the same; NULL: not counted */
+	uint64_t *tables; /* the same: NULL, or page tables may move whole, and so many bytes did */
 };
 
 /* A page is in use: wait, since that may be over soon? @waited: for this one so far. */

@@ -113,6 +113,26 @@ bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *p
 	return look(scan, addr, npages, populated, false) > 0;
 }
 
+int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there)
+{
+	int ret = look(scan, addr, npages, there, true);
+
+	return ret < 0 ? ret : 0;
+}
+
+int64_t scan_next(const struct scan *scan, uint64_t addr, uint64_t len)
+{
+	struct pm_scan_arg first = populated_pages;
+	struct page_region region;
+	uint64_t walk_end;
+
+	if (!scan->ranges)
+		return -EOPNOTSUPP;
+	first.max_pages = 1;
+	long n = scan_call(scan->pagemap, &first, addr, addr + len, &region, 1, &walk_end);
+	return n < 0 ? n : (int64_t)((n ? region.start : walk_end) - addr);
+}
+
 int scan_holes_sure(const struct scan *scan, uint64_t addr, uint64_t len, uint64_t *holes)
 {
 	bool mapped[PART];

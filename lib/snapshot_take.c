@@ -119,7 +119,7 @@ int snapshot_learn(struct ferry_snapshot *s, uint64_t from, uint64_t to)
 int snapshot_unprotect(struct ferry_snapshot *s, uint64_t now, uint64_t len, uint64_t *done)
 {
 	struct ferry_answer answer = {.kind = FERRY_ANSWER_UNPROTECT};
-	struct resolve_at at = {s->target.uffd, -1, NULL};
+	struct resolve_at at = {.uffd = s->target.uffd, .module = -1};
 	uint64_t step;
 	int error;
 

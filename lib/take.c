@@ -102,7 +102,8 @@ int ferry_take_open(struct ferry_take **out, int sock, const struct ferry_take_o
 	take->timeout_ms = opts.timeout_ms ? opts.timeout_ms : FERRY_TIMEOUT_MS;
 	take->lost = opts.lost;
 	take->arg = opts.arg;
-	if (!ret && opts.flags)
+	take->tables = opts.flags & FERRY_TAKE_TABLES;
+	if (!ret && (opts.flags & ~FERRY_TAKE_TABLES))
 		ret = -EINVAL;
 	if (!ret)
 		ret = meet(take);
@@ -185,8 +186,10 @@ int ferry_take_attach(struct ferry_take *take)
 	for (unsigned int i = 0; i < take->offer.nranges; i++)
 		if (!take->addrs[i])
 			return -EINVAL;
-	attach.stage = stage_open(&take->stage, take->offer_msg.pid, head->token_addr, head->token,
-				  take->features) == 0;
+	if (!stage_open(&take->stage, take->offer_msg.pid, head->token_addr, head->token, take->features))
+		attach.flags |= WIRE_CAN_STAGE;
+	if (take->tables)
+		attach.flags |= WIRE_TAKES_TABLES;
 	int ret = wire_send(take->sock, WIRE_ATTACH, &attach, sizeof(attach), take->addrs,
 			    attach.nranges * sizeof(take->addrs[0]), &take->uffd, 1,
 			    take_deadline(take));
@@ -199,18 +202,30 @@ int ferry_take_attach(struct ferry_take *take)
 
 /* ---- waiting for the giver */
 
-/* With the lock held: until @phase, an error, or the deadline. */
-static int wait_phase(struct ferry_take *take, enum ferry_phase phase, int64_t deadline)
+/* With the lock held, as those below. False: the deadline has passed. */
+static bool wait_change(struct ferry_take *take, int64_t deadline)
 {
 	struct timespec until = { deadline / 1000000000, deadline % 1000000000 };
 
-	while (take->phase < phase && !take->error) {
-		if (deadline == WIRE_FOREVER)
-			pthread_cond_wait(&take->changed, &take->lock);
-		else if (pthread_cond_timedwait(&take->changed, &take->lock, &until))
+	if (deadline == WIRE_FOREVER)
+		return !pthread_cond_wait(&take->changed, &take->lock);
+	return !pthread_cond_timedwait(&take->changed, &take->lock, &until);
+}
+
+/* Until @phase, an error, or the deadline. */
+static int wait_phase(struct ferry_take *take, enum ferry_phase phase, int64_t deadline)
+{
+	while (take->phase < phase && !take->error)
+		if (!wait_change(take, deadline))
 			return take->phase < phase && !take->error ? -ETIMEDOUT : take->error;
-	}
 	return take->phase >= phase ? 0 : take->error;
+}
+
+/* It is ours in any case: if the giver takes too long the program may as well begin. */
+static void wait_arrival(struct ferry_take *take, int64_t deadline)
+{
+	while (take->arriving && !take->error && wait_change(take, deadline))
+		;
 }
 
 int ferry_take_shadow(struct ferry_take *take, const int **fds, unsigned int *nfds)
@@ -249,6 +264,8 @@ int ferry_take_commit(struct ferry_take *take)
 		park("take.ready");
 		ret = wait_phase(take, FERRY_PHASE_COMMITTED, deadline);
 	}
+	if (!ret)
+		wait_arrival(take, deadline);
 	/* A COMMIT that comes after this is refused: see commit() in take_thread.c. */
 	take->may_commit = false;
 	pthread_mutex_unlock(&take->lock);

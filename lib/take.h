@@ -24,6 +24,7 @@ struct ferry_take {
 	struct ferry_range *ranges;
 	struct ferry_offer offer;
 	uint64_t *addrs; /* where each range is mapped here; 0: not yet */
+	bool tables; /* FERRY_TAKE_TABLES */
 	struct stage stage;
 	bool moved; /* what the giver said with DONE; the thread's own */
 
@@ -38,6 +39,7 @@ struct ferry_take {
 	int error;	/* -errno that ended it, 0: none */
 	bool closing;	/* by our own side: nobody needs to be told */
 	bool may_commit; /* somebody waits in ferry_take_commit */
+	bool arriving;	 /* it is ours, and page tables come */
 	const char *why; /* what the giver is to be told if we give up; NULL: the error */
 	int *fds;
 	unsigned int nfds, want_fds;

@@ -63,10 +63,12 @@ static int more_fds(struct ferry_take *take, struct wire_msg *msg)
  * The giver lets go. It counts as taken over only if somebody still waits for it here and the
  * answer gets through: a giver that has stopped waiting has shut its socket, and the send fails.
  */
-static int commit(struct ferry_take *take)
+static int commit(struct ferry_take *take, const struct wire_commit *how)
 {
 	int ret = -ECANCELED;
 
+	if (how->tables && !take->tables)
+		return -EPROTO;
 	park("take.commit");
 	pthread_mutex_lock(&take->lock);
 	if (take->may_commit)
@@ -75,10 +77,21 @@ static int commit(struct ferry_take *take)
 	if (!ret) {
 		park("take.committed");
 		take->phase = FERRY_PHASE_COMMITTED;
+		take->arriving = how->tables;
 		pthread_cond_broadcast(&take->changed);
 	}
 	pthread_mutex_unlock(&take->lock);
 	return ret;
+}
+
+static int arrived(struct ferry_take *take)
+{
+	pthread_mutex_lock(&take->lock);
+	bool expected = take->arriving;
+	take->arriving = false;
+	pthread_cond_broadcast(&take->changed);
+	pthread_mutex_unlock(&take->lock);
+	return expected ? 0 : -EPROTO;
 }
 
 static int handle(struct ferry_take *take, struct wire_msg *msg)
@@ -94,7 +107,9 @@ static int handle(struct ferry_take *take, struct wire_msg *msg)
 	case WIRE_FDS_MORE:
 		return more_fds(take, msg);
 	case WIRE_COMMIT:
-		return take->phase == FERRY_PHASE_SHADOW ? commit(take) : -EPROTO;
+		return take->phase == FERRY_PHASE_SHADOW ? commit(take, (const void *)msg->payload) : -EPROTO;
+	case WIRE_ARRIVED:
+		return arrived(take);
 	case WIRE_STAGE:
 		return ours ? reply(take, WIRE_STAGED, stage_fill(&take->stage, block->src), 0) : -EPROTO;
 	case WIRE_PLACE:

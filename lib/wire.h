@@ -14,7 +14,7 @@
 #include "pageferry.h"
 
 #define WIRE_MAGIC   0x59524650u /* "PFRY" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 #define WIRE_FDS     128u /* descriptors with one message; the kernel takes 253 */
 #define WIRE_REASON  256u
 
@@ -25,8 +25,9 @@ enum wire_type {
 	WIRE_SHADOW,	/* giver: struct wire_shadow: so many descriptors follow */
 	WIRE_FDS_MORE,	/* giver: up to WIRE_FDS of them */
 	WIRE_READY,	/* taker: I can take over */
-	WIRE_COMMIT,	/* giver: it is yours */
+	WIRE_COMMIT,	/* giver: struct wire_commit: it is yours */
 	WIRE_COMMITTED, /* taker: it is mine */
+	WIRE_ARRIVED,	/* giver: the page tables that move whole are there */
 	WIRE_STAGE,	/* giver: struct wire_block: read this block into the staging page */
 	WIRE_STAGED,	/* taker: struct wire_result */
 	WIRE_PLACE,	/* giver: struct wire_block: move the staging page there */
@@ -56,13 +57,21 @@ struct wire_offer {
 	uint8_t token[16];
 };
 
+#define WIRE_CAN_STAGE	   1u /* the taker can read the giver's memory and move huge pages */
+#define WIRE_TAKES_TABLES 2u /* FERRY_TAKE_TABLES */
+
 struct wire_attach {
 	uint32_t nranges;
-	uint32_t stage; /* 1: the taker can read the giver's memory and move huge pages */
+	uint32_t flags;
 };
 
 struct wire_shadow {
 	uint32_t nfds;
+	uint32_t pad;
+};
+
+struct wire_commit {
+	uint32_t tables; /* 1: the program had better wait until ARRIVED */
 	uint32_t pad;
 };
 

@@ -18,8 +18,9 @@ static const struct {
 	[WIRE_SHADOW] = { sizeof(struct wire_shadow), sizeof(struct wire_shadow), 0 },
 	[WIRE_FDS_MORE] = { 0, 0, WIRE_FDS },
 	[WIRE_READY] = { 0, 0, 0 },
-	[WIRE_COMMIT] = { 0, 0, 0 },
+	[WIRE_COMMIT] = { sizeof(struct wire_commit), sizeof(struct wire_commit), 0 },
 	[WIRE_COMMITTED] = { 0, 0, 0 },
+	[WIRE_ARRIVED] = { 0, 0, 0 },
 	[WIRE_STAGE] = { sizeof(struct wire_block), sizeof(struct wire_block), 0 },
 	[WIRE_STAGED] = { sizeof(struct wire_result), sizeof(struct wire_result), 0 },
 	[WIRE_PLACE] = { sizeof(struct wire_block), sizeof(struct wire_block), 0 },
@@ -102,7 +103,8 @@ static int check_attach(const struct wire_msg *msg)
 {
 	const struct wire_attach *attach = (const void *)msg->payload;
 
-	if (!attach->nranges || attach->nranges > FERRY_RANGES_MAX || attach->stage > 1)
+	if (!attach->nranges || attach->nranges > FERRY_RANGES_MAX ||
+	    (attach->flags & ~(WIRE_CAN_STAGE | WIRE_TAKES_TABLES)))
 		return -EPROTO;
 	if (msg->len != sizeof(*attach) + attach->nranges * sizeof(uint64_t))
 		return -EPROTO;
@@ -114,6 +116,13 @@ static int check_shadow(const struct wire_msg *msg)
 	const struct wire_shadow *shadow = (const void *)msg->payload;
 
 	return shadow->nfds > FERRY_FDS_MAX || shadow->pad ? -EPROTO : 0;
+}
+
+static int check_commit(const struct wire_msg *msg)
+{
+	const struct wire_commit *commit = (const void *)msg->payload;
+
+	return commit->tables > 1 || commit->pad ? -EPROTO : 0;
 }
 
 static int check_block(const struct wire_msg *msg)
@@ -164,6 +173,8 @@ int wire_check_payload(const struct wire_msg *msg)
 		return check_shadow(msg);
 	case WIRE_FDS_MORE:
 		return msg->nfds ? 0 : -EPROTO;
+	case WIRE_COMMIT:
+		return check_commit(msg);
 	case WIRE_STAGE:
 	case WIRE_PLACE:
 		return check_block(msg);

@@ -34,7 +34,7 @@
 
 #include "pageferry.h"
 
-#define CONTROL_VERSION 3u
+#define CONTROL_VERSION 4u
 
 /* Environment of a QEMU under a keeper. */
 #define CONTROL_ENV_FD	 "PAGEFERRY_CONTROL" /* descriptor of the control socket */

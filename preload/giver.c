@@ -65,6 +65,7 @@ static int offer(struct vm *vm, struct ferry_give **give, int sock, const struct
 	opts.ways = cmd->ways;
 	opts.timeout_ms = cmd->timeout_ms;
 	opts.cpu = cmd->cpu;
+	opts.flags = FERRY_GIVE_TABLES;
 	if (cmd->flags & CONTROL_GIVE_STRICT)
 		opts.flags |= FERRY_GIVE_STRICT;
 	return ferry_give_open(give, sock, &what, &opts);

@@ -49,6 +49,8 @@ void taker_open(struct vm *vm, int sock)
 
 	opts.lost = lost;
 	opts.arg = vm;
+	/* Both are the same VM's. */
+	opts.flags = FERRY_TAKE_TABLES;
 	/* The keeper and the old QEMU have the deadlines; this side ends when they are gone. */
 	opts.timeout_ms = 600000;
 	int ret = ferry_take_open(&vm->take, sock, &opts);

@@ -170,7 +170,7 @@ int prepare_module(struct scene *s)
 int act_module(struct scene *s)
 {
 	uint64_t done;
-	int ret = module_move(s->module, s->peer->uffd, s->peer->addr, s->page, FERRY_PAGE, &done);
+	int ret = module_move(s->module, s->peer->uffd, s->peer->addr, s->page, FERRY_PAGE, &done, NULL);
 
 	s->acted = !ret;
 	if (!ret)

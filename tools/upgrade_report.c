@@ -12,7 +12,7 @@ static void add_int(struct json_object *object, const char *key, int64_t value)
 
 static void add_string(struct json_object *object, const char *key, const char *value)
 {
-	json_object_object_add(object, key, json_object_new_string(value));
+	json_object_object_add(object, key, value ? json_object_new_string(value) : NULL);
 }
 
 /* Rounded to what can be told apart, so that no digits are shown that mean nothing. */
@@ -116,7 +116,7 @@ static void add_process(struct json_object *object, const struct qemu *qemu, con
 	snprintf(key, sizeof(key), "%s_qemu", side);
 	add_string(object, key, qemu->path);
 	snprintf(key, sizeof(key), "%s_version", side);
-	json_object_object_add(object, key, version[0] ? json_object_new_string(version) : NULL);
+	add_string(object, key, version[0] ? version : NULL);
 }
 
 static void add_success(struct json_object *result, const struct upgrade *up)
@@ -132,6 +132,7 @@ static void add_success(struct json_object *result, const struct upgrade *up)
 	add_int(result, "total_bytes", (int64_t)report->total);
 	add_int(result, "removed_bytes", (int64_t)report->removed);
 	add_int(result, "refused_bytes", (int64_t)report->refused);
+	add_string(result, "not_by_tables", report->why ? ferry_why_name(report->why) : NULL);
 	json_object_object_add(result, "stage_used",
 			       json_object_new_boolean(report->stage_used != 0));
 	add_int(result, "base_kib", (int64_t)up->base_kib);

@@ -234,6 +234,8 @@ static void print_bytes(struct json_object *result)
 		printf("; %.0f KiB of it copied since they could not move",
 		       number(result, "refused_bytes") / 1024);
 	putchar('\n');
+	if (number(bytes, ferry_way_name(FERRY_WAY_MODULE)) > 0)
+		printf("         not all of it as page tables: %s\n", word(result, "not_by_tables"));
 }
 
 static void print_result(struct json_object *result)

@@ -117,7 +117,7 @@ static void attach(struct hostile *h)
 	struct {
 		struct wire_attach head;
 		uint64_t addr[RANGES];
-	} a = {{.nranges = RANGES - (any(h, 15) == 0), .stage = (uint32_t)any(h, 2)}, {0}};
+	} a = {{.nranges = RANGES - (any(h, 15) == 0), .flags = (uint32_t)any(h, 4)}, {0}};
 
 	for (uint32_t i = 0; i < RANGES; i++)
 		a.addr[i] = (uintptr_t)h->mem + i * SPACING;
@@ -144,6 +144,7 @@ static void result(struct hostile *h, uint16_t type)
 static void say(struct hostile *h, uint16_t type)
 {
 	struct wire_shadow shadow = {.nfds = (uint32_t)any(h, 4)};
+	struct wire_commit commit = {.tables = (uint32_t)any(h, 2)};
 	struct wire_done done = {.moved = (uint32_t)any(h, 2)};
 
 	switch (type) {
@@ -160,6 +161,9 @@ static void say(struct hostile *h, uint16_t type)
 		break;
 	case WIRE_FDS_MORE:
 		message(h, type, NULL, 0, null_fd, 1 + (unsigned int)any(h, 3));
+		break;
+	case WIRE_COMMIT:
+		message(h, type, &commit, sizeof(commit), -1, 0);
 		break;
 	case WIRE_STAGE:
 	case WIRE_PLACE:
@@ -223,7 +227,7 @@ static void *play_taker(void *arg)
 
 static void *play_giver(void *arg)
 {
-	static const uint16_t script[] = {WIRE_OFFER, WIRE_SHADOW, WIRE_COMMIT, WIRE_STAGE,
+	static const uint16_t script[] = {WIRE_OFFER, WIRE_SHADOW, WIRE_COMMIT, WIRE_ARRIVED, WIRE_STAGE,
 					  WIRE_PLACE, WIRE_STAGE,  WIRE_PLACE,  WIRE_DONE};
 
 	play(arg, script, COUNT(script));
@@ -246,7 +250,7 @@ static void real_giver(int sock, char *mem)
 	struct ferry_range r[RANGES];
 	struct ferry_offer o = {r, RANGES, "x", 1};
 	struct ferry_give_opts opts = {
-		.size = sizeof(opts), .timeout_ms = TIMEOUT_MS, .cpu = FERRY_CPU_ANY};
+		.size = sizeof(opts), .timeout_ms = TIMEOUT_MS, .cpu = FERRY_CPU_ANY, .flags = FERRY_GIVE_TABLES};
 	struct ferry_give *give = NULL;
 	unsigned int far = 0;
 
@@ -275,7 +279,8 @@ static void real_giver(int sock, char *mem)
 
 static void real_taker(int sock, char *mem)
 {
-	struct ferry_take_opts opts = {.size = sizeof(opts), .timeout_ms = TIMEOUT_MS};
+	struct ferry_take_opts opts = {
+		.size = sizeof(opts), .timeout_ms = TIMEOUT_MS, .flags = FERRY_TAKE_TABLES};
 	struct ferry_take *take = NULL;
 	unsigned int far = 0, n;
 	const int *fds;

@@ -20,9 +20,10 @@
 
 #define SUBJECT "handover"
 
-/* Bytes that went each way, in the order of enum ferry_way, and those refused, in the giver's
- * memory. */
-static uint64_t went[FERRY_WAYS + 1];
+/* Bytes that went each way, in the order of enum ferry_way, and what else the report has; in the
+ * giver's memory. */
+enum { REFUSED = FERRY_WAYS, WHY, DRAIN_NS, WENT };
+static uint64_t went[WENT];
 
 static int commit(struct ferry_give *g, const struct giving *what)
 {
@@ -84,7 +85,9 @@ static void note_report(const struct ferry_give *g)
 	check_is(ferry_give_report(g, &report), 0);
 	for (unsigned int i = 0; i < FERRY_WAYS; i++)
 		went[i] = report.bytes[i];
-	went[FERRY_WAYS] = report.refused;
+	went[REFUSED] = report.refused;
+	went[WHY] = report.why;
+	went[DRAIN_NS] = report.drain_ns;
 }
 
 /* The giver, from its first word to its last. */
@@ -128,7 +131,17 @@ uint64_t given_by(struct peer *giver, enum ferry_way way)
 
 uint64_t given_refused(struct peer *giver)
 {
-	return (uint64_t)peer_do(giver, run_given, FERRY_WAYS);
+	return (uint64_t)peer_do(giver, run_given, REFUSED);
+}
+
+enum ferry_why given_why(struct peer *giver)
+{
+	return (enum ferry_why)peer_do(giver, run_given, WHY);
+}
+
+uint64_t given_drain_ns(struct peer *giver)
+{
+	return (uint64_t)peer_do(giver, run_given, DRAIN_NS);
 }
 
 void check_given(struct peer *giver, uint64_t copied)
@@ -162,13 +175,23 @@ int giving_begin(struct peer *giver, const struct giving *g)
 	return pair[1];
 }
 
+struct ferry_take *take_until_shadow(int sock, uint32_t flags, uint64_t at)
+{
+	struct ferry_take_opts opts = FERRY_TAKE_OPTS_INIT;
+	struct ferry_take *t;
+
+	opts.flags = flags;
+	check_is(ferry_take_open(&t, sock, &opts), 0);
+	check_is(ferry_take_map(t, 0, (void *)at), 0);
+	check_is(ferry_take_attach(t), 0);
+	check_is(ferry_take_shadow(t, NULL, NULL), 0);
+	return t;
+}
+
 int take_until_commit(struct ferry_take **t, int sock, unsigned int how, uint64_t *at)
 {
-	check_is(ferry_take_open(t, sock, NULL), 0);
 	*at = peer_map(NULL, 0, GIVEN_LEN, how);
-	check_is(ferry_take_map(*t, 0, (void *)*at), 0);
-	check_is(ferry_take_attach(*t), 0);
-	check_is(ferry_take_shadow(*t, NULL, NULL), 0);
+	*t = take_until_shadow(sock, 0, *at);
 	peer_verify(NULL, *at, SHADOWED * PAGE, 0, SEED);
 	return ferry_take_commit(*t);
 }

@@ -37,7 +37,9 @@ int giving_begin(struct peer *giver, const struct giving *g);
 int giving_until_done(struct ferry_give *give, const struct giving *what);
 /* The same with the offer. */
 int giving_run(int sock, const struct giving *g);
-/* The taker, up to the commit; @at is where it has it. What ferry_take_commit() says. */
+/* The taker, up to the shadow, with its range mapped at @at already. */
+struct ferry_take *take_until_shadow(int sock, uint32_t flags, uint64_t at);
+/* The same, up to the commit; @at is where it has it. What ferry_take_commit() says. */
 int take_until_commit(struct ferry_take **t, int sock, unsigned int how, uint64_t *at);
 /* The rest of it, with the contents checked while they come; what the giver says. */
 int64_t take_to_the_end(struct ferry_take *t, struct peer *giver, uint64_t at);
@@ -47,6 +49,8 @@ uint64_t hand_over(struct peer *giver, const struct giving *g, unsigned int how,
 /* What the giver's report says: bytes that went this way; and those that were refused. */
 uint64_t given_by(struct peer *giver, enum ferry_way way);
 uint64_t given_refused(struct peer *giver);
+enum ferry_why given_why(struct peer *giver);
+uint64_t given_drain_ns(struct peer *giver);
 /*
  * @copied bytes at least, and the rest moved. The giver learns of the commit a moment after the taker, and
  * answers a fault in between by a copy as before.

@@ -99,6 +99,7 @@ size_t working_set(size_t len);
 	X(crossing)                                                                                \
 	X(cgroup)                                                                                  \
 	X(handover)                                                                                \
+	X(whole)                                                                                   \
 	X(strict)                                                                                  \
 	X(merged)                                                                                  \
 	X(rollback)                                                                                 \

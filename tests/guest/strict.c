@@ -205,7 +205,7 @@ static void not_by_copy(void)
 	check_is(peer_finish(giver), -EOPNOTSUPP);
 	close(sock);
 	how = strictly(addr);
-	how.flags |= 2;
+	how.flags |= 4;
 	sock = giving_begin(giver, &how);
 	check_is(peer_finish(giver), -EINVAL);
 	close(sock);

@@ -67,6 +67,7 @@ int ends_open(struct ends *e, int sock)
 	struct ferry_take_opts opts = FERRY_TAKE_OPTS_INIT;
 
 	opts.timeout_ms = SHORT;
+	opts.flags = e->flags;
 	return ferry_take_open(&e->take, sock, &opts);
 }
 
@@ -111,6 +112,12 @@ void giver_say_shadow(const struct ends *e, uint32_t nfds)
 	giver_say(e, WIRE_SHADOW, &s, sizeof(s));
 }
 
+void giver_say_commit(const struct ends *e, uint32_t tables)
+{
+	struct wire_commit c = {.tables = tables};
+	giver_say(e, WIRE_COMMIT, &c, sizeof(c));
+}
+
 void giver_say_done(const struct ends *e)
 {
 	struct wire_done d = {.moved = 0};
@@ -120,12 +127,14 @@ void giver_say_done(const struct ends *e)
 static void *play_giver(void *arg)
 {
 	const struct ends *e = arg;
+	struct wire_commit commit = {.tables = e->tables};
 	struct wire_msg msg;
 
 	check_equal(wire_recv(e->peer, &msg, wire_deadline(5000)), 0);
 	check_equal(msg.type, WIRE_READY);
 	wire_msg_free(&msg);
-	check_equal(wire_send(e->peer, WIRE_COMMIT, NULL, 0, NULL, 0, NULL, 0, wire_deadline(1000)),
+	check_equal(wire_send(e->peer, WIRE_COMMIT, &commit, sizeof(commit), NULL, 0, NULL, 0,
+			      wire_deadline(1000)),
 		    0);
 	check_equal(wire_recv(e->peer, &msg, wire_deadline(5000)), 0);
 	check_equal(msg.type, WIRE_COMMITTED);

@@ -16,10 +16,12 @@ struct ends {
 	char *memory;
 	size_t len;
 	bool may_read; /* the giver shows the right token */
+	uint32_t flags; /* FERRY_TAKE_* */
+	bool tables;	/* the giver lets it wait for them */
 	int uffd;      /* the taker's, as its giver has it */
 };
 
-/* A socket pair and memory; keeps may_read. */
+/* A socket pair and memory; keeps may_read, flags and tables. */
 void ends_make(struct ends *e, int *taker_sock);
 void ends_hang_up(struct ends *e);
 void ends_free(struct ends *e);
@@ -31,6 +33,7 @@ void giver_expect(const struct ends *e, enum wire_type want);
 int ends_open(struct ends *e, int sock);
 void giver_offer(const struct ends *e);
 void giver_say_shadow(const struct ends *e, uint32_t nfds);
+void giver_say_commit(const struct ends *e, uint32_t tables);
 void giver_say_done(const struct ends *e);
 
 /* From nothing to the taker's HELLO, to its userfaultfd, to the commit. */

@@ -13,7 +13,7 @@ struct message {
 	size_t len;
 };
 
-#define MESSAGES 10u
+#define MESSAGES 11u
 extern const struct message messages[MESSAGES];
 
 #endif

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* The taker against a giver whose messages are wrong, too early, too late, too many. */
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -31,7 +34,7 @@ static void test_commit_too_early(void **state)
 	begin_attached(&e);
 	giver_say_shadow(&e, 0);
 	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), 0);
-	giver_say(&e, WIRE_COMMIT, NULL, 0);
+	giver_say_commit(&e, 0);
 	giver_expect(&e, WIRE_ABORT);
 	assert_true(ferry_take_commit(e.take) < 0);
 	ends_free(&e);
@@ -48,8 +51,107 @@ static void test_commit_too_late(void **state)
 	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), 0);
 	assert_int_equal(ferry_take_commit(e.take), -ETIMEDOUT);
 	giver_expect(&e, WIRE_READY);
-	giver_say(&e, WIRE_COMMIT, NULL, 0);
+	giver_say_commit(&e, 0);
 	giver_expect(&e, WIRE_ABORT);
+	ends_free(&e);
+}
+
+/* ---- page tables, for which the program waits */
+
+/* Nobody has agreed to that. */
+static void test_tables_unasked(void **state)
+{
+	struct ends e = {0};
+
+	(void)state;
+	begin_attached(&e);
+	giver_say_shadow(&e, 0);
+	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), 0);
+	giver_say_commit(&e, 1);
+	giver_expect(&e, WIRE_ABORT);
+	assert_int_equal(ferry_take_commit(e.take), -EPROTO);
+	ends_free(&e);
+}
+
+static atomic_bool said;
+
+static void *arrive(void *arg)
+{
+	struct ends *e = arg;
+
+	giver_expect(e, WIRE_READY);
+	giver_say_commit(e, 1);
+	giver_expect(e, WIRE_COMMITTED);
+	poll(NULL, 0, SHORT / 3);
+	said = true;
+	giver_say(e, WIRE_ARRIVED, NULL, 0);
+	return NULL;
+}
+
+static struct ends begin_with_tables(void)
+{
+	struct ends e = {.flags = FERRY_TAKE_TABLES, .tables = true};
+
+	begin_attached(&e);
+	giver_say_shadow(&e, 0);
+	assert_int_equal(ferry_take_shadow(e.take, NULL, NULL), 0);
+	return e;
+}
+
+static void test_arrival(void **state)
+{
+	struct ends e = begin_with_tables();
+	pthread_t giver;
+
+	(void)state;
+	said = false;
+	assert_int_equal(pthread_create(&giver, NULL, arrive, &e), 0);
+	assert_int_equal(ferry_take_commit(e.take), 0);
+	assert_true(said);
+	pthread_join(giver, NULL);
+	/* A second time it says nothing. */
+	giver_say(&e, WIRE_ARRIVED, NULL, 0);
+	assert_int_equal(ferry_take_done(e.take, 5000), -EOWNERDEAD);
+	ends_free(&e);
+}
+
+/* The memory is ours however long it takes; and it can come when nobody waits any more. */
+static void test_no_arrival(void **state)
+{
+	struct ends e = {.flags = FERRY_TAKE_TABLES, .tables = true};
+
+	(void)state;
+	begin_committed(&e);
+	assert_int_equal(ferry_take_done(e.take, 0), -ETIMEDOUT);
+	giver_say(&e, WIRE_ARRIVED, NULL, 0);
+	giver_say_done(&e);
+	giver_expect(&e, WIRE_FINISHED);
+	assert_int_equal(ferry_take_done(e.take, 5000), 0);
+	ends_free(&e);
+}
+
+static void *hang_up(void *arg)
+{
+	struct ends *e = arg;
+
+	giver_expect(e, WIRE_READY);
+	giver_say_commit(e, 1);
+	giver_expect(e, WIRE_COMMITTED);
+	ends_hang_up(e);
+	return NULL;
+}
+
+/* Nobody waits for a giver that is gone. */
+static void test_no_giver(void **state)
+{
+	struct ends e = begin_with_tables();
+	pthread_t giver;
+
+	(void)state;
+	assert_int_equal(pthread_create(&giver, NULL, hang_up, &e), 0);
+	assert_int_equal(ferry_take_commit(e.take), 0);
+	pthread_join(giver, NULL);
+	assert_int_equal(ferry_take_done(e.take, 5000), -EOWNERDEAD);
 	ends_free(&e);
 }
 
@@ -291,6 +393,10 @@ int main(void)
 		TEST(test_out_of_order),
 		TEST(test_commit_too_early),
 		TEST(test_commit_too_late),
+		TEST(test_tables_unasked),
+		TEST(test_arrival),
+		TEST(test_no_arrival),
+		TEST(test_no_giver),
 		TEST(test_wrong_descriptors),
 		TEST(test_unwanted_descriptors),
 		TEST(test_bad_stage),

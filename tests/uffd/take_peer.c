@@ -68,7 +68,7 @@ static void test_not_a_giver(void **state)
 
 static void test_bad_options(void **state)
 {
-	struct ferry_take_opts bad = {.size = sizeof(bad), .flags = 1};
+	struct ferry_take_opts bad = {.size = sizeof(bad), .flags = 2};
 	struct ends e = {0};
 	int sock;
 

@@ -94,7 +94,7 @@ static void test_layout_faults(void **state)
 		AT(ferry_loop_stats, remaps, 64),
 		AT(ferry_loop_stats, removes, 72),
 		AT(ferry_loop_stats, unmaps, 80),
-		SIZE(ferry_move, 104),
+		SIZE(ferry_move, 112),
 		AT(ferry_move, size, 0),
 		AT(ferry_move, uffd, 8),
 		AT(ferry_move, flags, 12),
@@ -103,7 +103,7 @@ static void test_layout_faults(void **state)
 		AT(ferry_move, len, 32),
 		AT(ferry_move, done, 40),
 		AT(ferry_move, bytes, 48),
-		AT(ferry_move, holes, 96),
+		AT(ferry_move, holes, 104),
 	};
 
 	(void)state;
@@ -125,21 +125,22 @@ static void test_layout_handover(void **state)
 		AT(ferry_offer, nranges, 8),
 		AT(ferry_offer, blob, 16),
 		AT(ferry_offer, blob_len, 24),
-		SIZE(ferry_report, 144),
+		SIZE(ferry_report, 160),
 		AT(ferry_report, size, 0),
 		AT(ferry_report, phase, 8),
 		AT(ferry_report, stage_used, 12),
 		AT(ferry_report, bytes, 16),
-		AT(ferry_report, total, 64),
-		AT(ferry_report, left, 72),
-		AT(ferry_report, removed, 80),
-		AT(ferry_report, faults, 88),
-		AT(ferry_report, fault_p50_ns, 96),
-		AT(ferry_report, fault_p99_ns, 104),
-		AT(ferry_report, fault_max_ns, 112),
-		AT(ferry_report, shadow_ns, 120),
-		AT(ferry_report, drain_ns, 128),
-		AT(ferry_report, refused, 136),
+		AT(ferry_report, total, 72),
+		AT(ferry_report, left, 80),
+		AT(ferry_report, removed, 88),
+		AT(ferry_report, faults, 96),
+		AT(ferry_report, fault_p50_ns, 104),
+		AT(ferry_report, fault_p99_ns, 112),
+		AT(ferry_report, fault_max_ns, 120),
+		AT(ferry_report, shadow_ns, 128),
+		AT(ferry_report, drain_ns, 136),
+		AT(ferry_report, refused, 144),
+		AT(ferry_report, why, 152),
 		SIZE(ferry_give_opts, 24),
 		AT(ferry_give_opts, size, 0),
 		AT(ferry_give_opts, ways, 8),
@@ -219,13 +220,16 @@ static void test_layout_wire(void **state)
 		AT(wire_offer, token, 16),
 		SIZE(wire_attach, 8),
 		AT(wire_attach, nranges, 0),
-		AT(wire_attach, stage, 4),
+		AT(wire_attach, flags, 4),
 		SIZE(wire_shadow, 8),
 		AT(wire_shadow, nfds, 0),
 		AT(wire_shadow, pad, 4),
 		SIZE(wire_done, 8),
 		AT(wire_done, moved, 0),
 		AT(wire_done, pad, 4),
+		SIZE(wire_commit, 8),
+		AT(wire_commit, tables, 0),
+		AT(wire_commit, pad, 4),
 		SIZE(wire_block, 16),
 		AT(wire_block, src, 0),
 		AT(wire_block, dst, 8),
@@ -248,7 +252,8 @@ static void test_values(void **state)
 		VALUE(FERRY_WAY_CONTINUE, 3),
 		VALUE(FERRY_WAY_MOVE, 4),
 		VALUE(FERRY_WAY_MODULE, 5),
-		VALUE(FERRY_WAYS, 6),
+		VALUE(FERRY_WAY_TABLES, 6),
+		VALUE(FERRY_WAYS, 7),
 		VALUE(FERRY_WAY_AUTO, 0),
 		VALUE(FERRY_DOOR_NONE, 0),
 		VALUE(FERRY_DOOR_DEVICE, 1),
@@ -285,13 +290,19 @@ static void test_values(void **state)
 		VALUE(FERRY_RANGE_MERGEABLE, 2),
 		VALUE(FERRY_RANGE_DONTFORK, 4),
 		VALUE(FERRY_GIVE_STRICT, 1),
+		VALUE(FERRY_GIVE_TABLES, 2),
+		VALUE(FERRY_TAKE_TABLES, 1),
+		VALUE(FERRY_WHY_NONE, 0),
+		VALUE(FERRY_WHY_MERGED, 10),
+		VALUE(FERRY_WHY_LATE, 14),
+		VALUE(FERRY_WHYS, 15),
 		VALUE(FERRY_TIMEOUT_MS, 30000),
 		VALUE(FERRY_SNAPSHOT_EXTRA_MIN, 8388608),
 		VALUE(FERRY_BLOCK_DATA, 0),
 		VALUE(FERRY_BLOCK_ZERO, 1),
 		VALUE(FERRY_BLOCK_LOST, 2),
 		VALUE(WIRE_MAGIC, 0x59524650),
-		VALUE(WIRE_VERSION, 1),
+		VALUE(WIRE_VERSION, 2),
 		VALUE(WIRE_FDS, 128),
 		VALUE(WIRE_REASON, 256),
 		VALUE(WIRE_HELLO, 1),
@@ -302,13 +313,14 @@ static void test_values(void **state)
 		VALUE(WIRE_READY, 6),
 		VALUE(WIRE_COMMIT, 7),
 		VALUE(WIRE_COMMITTED, 8),
-		VALUE(WIRE_STAGE, 9),
-		VALUE(WIRE_STAGED, 10),
-		VALUE(WIRE_PLACE, 11),
-		VALUE(WIRE_PLACED, 12),
-		VALUE(WIRE_DONE, 13),
-		VALUE(WIRE_FINISHED, 14),
-		VALUE(WIRE_ABORT, 15),
+		VALUE(WIRE_ARRIVED, 9),
+		VALUE(WIRE_STAGE, 10),
+		VALUE(WIRE_STAGED, 11),
+		VALUE(WIRE_PLACE, 12),
+		VALUE(WIRE_PLACED, 13),
+		VALUE(WIRE_DONE, 14),
+		VALUE(WIRE_FINISHED, 15),
+		VALUE(WIRE_ABORT, 16),
 	};
 
 	(void)state;
@@ -317,7 +329,8 @@ static void test_values(void **state)
 
 static void test_names(void **state)
 {
-	static const char *const ways[] = {"zero", "copy", "stage", "continue", "move", "module"};
+	static const char *const ways[] = {"zero", "copy", "stage", "continue", "move", "module",
+					   "tables"};
 	static const char *const phases[] = {"offer", "attached",  "shadow",
 					     "ready", "committed", "done"};
 
@@ -326,6 +339,10 @@ static void test_names(void **state)
 		assert_string_equal(ferry_way_name(i), ways[i]);
 	for (unsigned int i = 0; i < FERRY_PHASES; i++)
 		assert_string_equal(ferry_phase_name(i), phases[i]);
+	for (unsigned int i = 0; i < FERRY_WHYS; i++)
+		assert_true(strlen(ferry_why_name(i)) > 5);
+	assert_string_equal(ferry_why_name(FERRY_WHYS), "?");
+	assert_string_equal(ferry_why_name(UINT_MAX), "?");
 	assert_string_equal(ferry_way_name(FERRY_WAYS), "?");
 	assert_string_equal(ferry_way_name(UINT_MAX), "?");
 	assert_string_equal(ferry_phase_name(FERRY_PHASES), "?");
@@ -345,7 +362,7 @@ static const char *const symbols[] = {
 	"ferry_source_memory", "ferry_source_shared", "ferry_source_zero", "ferry_take_abort",
 	"ferry_take_attach",   "ferry_take_close",    "ferry_take_commit", "ferry_take_done",
 	"ferry_take_map",      "ferry_take_offer",    "ferry_take_open",   "ferry_take_reason",
-	"ferry_take_shadow",   "ferry_uffd_open",     "ferry_way_name",
+	"ferry_take_shadow",   "ferry_uffd_open",     "ferry_way_name",    "ferry_why_name",
 };
 
 /* The library of the same build as this program: BUILD/tests/unit/abi. */

@@ -234,18 +234,24 @@ static void test_bad_options(void **state)
 		int want;
 	} cases[] = {
 		{{.size = 3}, -EINVAL},
-		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .flags = 2}, -EINVAL},
+		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .flags = 4}, -EINVAL},
 		/* What would have to copy can't be strict, whether the module is there or not. */
 		{{.size = sizeof(struct ferry_give_opts),
 		  .cpu = -2,
 		  .flags = FERRY_GIVE_STRICT,
 		  .ways = 1u << FERRY_WAY_COPY},
 		 -EOPNOTSUPP},
-		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = 1u << 6}, -EINVAL},
+		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = 1u << 7}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = ~0u}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -3}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = 100000}, -EINVAL},
 		{{.size = sizeof(struct ferry_give_opts), .cpu = -2, .ways = 1u << FERRY_WAY_MOVE},
+		 -EOPNOTSUPP},
+		/* Page tables are asked for by a flag, and something has to carry the rest. */
+		{{.size = sizeof(struct ferry_give_opts),
+		  .cpu = -2,
+		  .flags = FERRY_GIVE_TABLES,
+		  .ways = 1u << FERRY_WAY_TABLES},
 		 -EOPNOTSUPP},
 	};
 

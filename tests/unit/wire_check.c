@@ -17,8 +17,9 @@ static const struct {
 	[WIRE_SHADOW] = {8, 8, 0},
 	[WIRE_FDS_MORE] = {0, 0, 128},
 	[WIRE_READY] = {0, 0, 0},
-	[WIRE_COMMIT] = {0, 0, 0},
+	[WIRE_COMMIT] = {8, 8, 0},
 	[WIRE_COMMITTED] = {0, 0, 0},
+	[WIRE_ARRIVED] = {0, 0, 0},
 	[WIRE_STAGE] = {16, 16, 0},
 	[WIRE_STAGED] = {16, 16, 0},
 	[WIRE_PLACE] = {16, 16, 0},
@@ -63,7 +64,7 @@ static void test_header_fields(void **state)
 	}
 	for (unsigned int version = 0; version <= UINT16_MAX; version++) {
 		struct wire_header h = {WIRE_MAGIC, (uint16_t)version, WIRE_HELLO, 0, 0};
-		assert_int_equal(wire_check_header(&h), version == 1 ? 0 : -EPROTONOSUPPORT);
+		assert_int_equal(wire_check_header(&h), version == 2 ? 0 : -EPROTONOSUPPORT);
 	}
 }
 
@@ -233,9 +234,13 @@ static void test_attach(void **state)
 		a.head.nranges = bad[i];
 		assert_int_equal(check_payload(WIRE_ATTACH, &a, sizeof(a), 1), -EPROTO);
 	}
-	a.head = (struct wire_attach){3, 2};
-	assert_int_equal(check_payload(WIRE_ATTACH, &a, sizeof(a), 1), -EPROTO);
-	a.head.stage = UINT32_MAX;
+	for (unsigned int bit = 0; bit < 32; bit++) {
+		a.head = (struct wire_attach){3, 1u << bit};
+		assert_int_equal(check_payload(WIRE_ATTACH, &a, sizeof(a), 1), bit < 2 ? 0 : -EPROTO);
+	}
+	a.head.flags = WIRE_CAN_STAGE | WIRE_TAKES_TABLES;
+	assert_int_equal(check_payload(WIRE_ATTACH, &a, sizeof(a), 1), 0);
+	a.head.flags = UINT32_MAX;
 	assert_int_equal(check_payload(WIRE_ATTACH, &a, sizeof(a), 1), -EPROTO);
 }
 
@@ -268,6 +273,13 @@ static void test_small_ones(void **state)
 	assert_int_equal(check_shadow(FERRY_FDS_MAX + 1, 0), -EPROTO);
 	assert_int_equal(check_shadow(UINT32_MAX, 0), -EPROTO);
 	assert_int_equal(check_shadow(0, 1), -EPROTO);
+	for (uint32_t tables = 0; tables < 4; tables++) {
+		struct wire_commit c = {tables, 0};
+		assert_int_equal(check_payload(WIRE_COMMIT, &c, sizeof(c), 0),
+				 tables < 2 ? 0 : -EPROTO);
+		c.pad = 1;
+		assert_int_equal(check_payload(WIRE_COMMIT, &c, sizeof(c), 0), -EPROTO);
+	}
 	for (uint32_t moved = 0; moved < 4; moved++) {
 		struct wire_done d = {moved, 0};
 		assert_int_equal(check_payload(WIRE_DONE, &d, sizeof(d), 0),

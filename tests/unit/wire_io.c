@@ -258,7 +258,7 @@ static void test_other_version(void **state)
 	struct wire_msg msg;
 
 	(void)state;
-	h.version = 2;
+	h.version = WIRE_VERSION + 1;
 	send_raw(p.a, &h, sizeof(h), STDERR_FILENO, 3);
 	assert_int_equal(receive(p, &msg), -EPROTONOSUPPORT);
 	close_pair(p);
