@@ -124,6 +124,11 @@ ratio()
 	awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b }'
 }
 
+exact_ratio()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN { print (b > 0 ? a / b : "inf") }'
+}
+
 at_most()
 {
 	awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'

@@ -245,14 +245,26 @@ static enum pageferry_why pf_count_entry(const struct pf_op *op, pmd_t pmd, stru
 
 /* ---- pins */
 
+static bool pf_is_page_pinned(pte_t pte)
+{
+	return pte_present(pte) && !pte_special(pte) &&
+	       folio_maybe_dma_pinned(page_folio(pte_page(pte)));
+}
+
+/* What is mapped in the plain way, as mostly, needs fewer questions. */
 static bool pf_is_any_pinned(const pte_t *table)
 {
 	for (unsigned int i = 0; i < PTRS_PER_PTE; i++) {
 		pte_t pte = READ_ONCE(table[i]);
 
-		if (pte_present(pte) && !pte_special(pte) &&
-		    folio_maybe_dma_pinned(page_folio(pte_page(pte))))
+		if (likely((pte.pte & (_PAGE_PRESENT | _PAGE_SPECIAL)) == _PAGE_PRESENT)) {
+			struct page *page = pfn_to_page((pte.pte & PTE_PFN_MASK) >> PAGE_SHIFT);
+
+			if (folio_maybe_dma_pinned(page_folio(page)))
+				return true;
+		} else if (pf_is_page_pinned(pte)) {
 			return true;
+		}
 	}
 	return false;
 }

@@ -414,7 +414,7 @@ bool push_settles(const struct ferry_give *give)
 {
 	const struct give_range *next = give->push.cursor_range;
 
-	return !give->push.urgent && next < give->ranges + give->nranges &&
+	return give->pages_left && !give->push.urgent && next < give->ranges + give->nranges &&
 	       !(next->r.flags & FERRY_RANGE_SHARED) && clock_ns() < push_not_before(give);
 }
 

@@ -8,9 +8,12 @@
  * process we read from is the one that we talk to.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "lib/take.h"
 #include "lib/uffd.h"
@@ -31,21 +34,48 @@ static int read_giver(const struct stage *stage, void *to, uint64_t from, size_t
 	return 0;
 }
 
+static bool see_in_proc(pid_t giver, uint8_t *seen, size_t len, uint64_t addr)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)giver);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	bool ok = pread(fd, seen, len, (off_t)addr) == (ssize_t)len;
+	close(fd);
+	return ok;
+}
+
+/*
+ * process_vm_readv() pins what it reads, which the kernel never forgets: whoever moves page tables out of such
+ * a process has to look at each page. So the token is read in another way, if that can be had; a call that reads
+ * nothing tells whether the first one is allowed.
+ */
+static int check_token(const struct stage *stage, uint64_t addr, const uint8_t token[16])
+{
+	struct iovec nothing = { NULL, 0 };
+	uint8_t seen[16];
+
+	if (see_in_proc(stage->giver, seen, sizeof(seen), addr) && !memcmp(seen, token, sizeof(seen)))
+		return process_vm_readv(stage->giver, &nothing, 1, &nothing, 1, 0) < 0 ? -errno : 0;
+	int ret = read_giver(stage, seen, addr, sizeof(seen));
+	if (!ret && memcmp(seen, token, sizeof(seen)) != 0)
+		ret = -ESRCH;
+	return ret;
+}
+
 int stage_open(struct stage *stage, pid_t giver, uint64_t token_addr, const uint8_t token[16],
 	       uint64_t features)
 {
-	uint8_t seen[16];
-
 	*stage = (struct stage){ .giver = giver };
 	if (!(features & UFFD_FEATURE_MOVE))
 		return -EOPNOTSUPP;
 	if (giver <= 0)
 		return -ESRCH;
-	int ret = read_giver(stage, seen, token_addr, sizeof(seen));
+	int ret = check_token(stage, token_addr, token);
 	if (ret)
 		return ret;
-	if (memcmp(seen, token, sizeof(seen)) != 0)
-		return -ESRCH;
 	void *map = mmap(NULL, 2 * FERRY_HUGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)

@@ -80,9 +80,12 @@ figures()
 		mremap_many 1.7
 		tables_huge 741
 		mremap_huge 650
+		tables_pinned 57.1
+		handover_tables 5.5
+		handover_pages 110.0
 	END
 	echo '# figure {"name":"pages_per_flush","median":512.0}'
-	echo "ok 18 - cost/flushes"
+	echo "ok 21 - cost/flushes"
 	echo "# verdict: ok"
 	echo "1..18"
 }
@@ -102,9 +105,11 @@ ok "and says what was missed" prints '1 a call +2801 .* at most 2800: missed \(U
 ok "a limit itself is not missed" prints '16 a call +525 +524\.0 to 526\.5 +- +at most 525$'
 ok "page tables go beside mremap()" prints '^page tables, 64 MiB a call +4\.2 +3\.0 to 5\.5 +1\.8 .* at most 6$'
 ok "and huge pages like them" prints '^huge pages like them +741 .* at most 740: missed$'
+ok "a ratio is held to its limit" \
+	prints '^hand-over of 1 GiB +5\.5 +4\.0 to 6\.5 +110\.0 .* 0\.05 +at most 0\.05x$'
 ok "nor is it for flushes" prints '^pages for each flush +512\.0 +- +at least 512$'
 ok "the method is told" prints '^Method: .*-icount'
-ok "the file has all of them" json '@{$j->{results}} == 12 && $j->{bench} eq "module" && !$j->{quick}'
+ok "the file has all of them" json '@{$j->{results}} == 14 && $j->{bench} eq "module" && !$j->{quick}'
 ok "with both sides" json '
 	my $h = $r{huge};
 	$h->{ours}{median} == 1100 && $h->{ours}{min} == 1099 && $h->{ours}{max} == 1101.5 &&
@@ -118,6 +123,14 @@ ok "and with what is asked for" json '
 	!$r{calls_of_1}{required}{reached} && $r{huge}{required}{reached} &&
 	$r{pages_per_flush}{required}{reached} && !$r{third_huge}{required}'
 
+ok "and of a ratio" json '
+	$r{handover_tables}{required}{at_most} == 0.05 && $r{handover_tables}{required}{reached} &&
+	$r{handover_tables}{baseline}{what} =~ /page by page/ && !$r{tables_pinned}{required}'
+
+changed 's/"handover_tables","median":5.5/"handover_tables","median":5.6/'
+ok "a ratio that is missed" ends 0 --from "$tmp/changed" --json "$tmp/json"
+ok "is told" prints '^hand-over of 1 GiB .* at most 0\.05x: missed$'
+ok "and is in the file" json '!$r{handover_tables}{required}{reached}'
 changed 's/512\.0/511.9/'
 ok "a flush too many is no failure" ends 0 --from "$tmp/changed"
 ok "and is told" prints '^pages for each flush .*: missed$'
@@ -132,7 +145,7 @@ ok "no verdict, too" ends 1 --from "$tmp/changed"
 changed '/"huge"/d'
 ok "a missing figure, too" ends 1 --from "$tmp/changed"
 ok "it is said which" complains "there is no figure huge"
-changed 's/^# figure .*pages_per.*//; s/ok 18 .*/& # SKIP no tracefs/'
+changed 's/^# figure .*pages_per.*//; s/ok 21 .*/& # SKIP no tracefs/'
 ok "what was skipped is none" ends 0 --from "$tmp/changed" --json "$tmp/json"
 ok "the table says why" prints '^pages for each flush: skipped: no tracefs'
 ok "the file does" json '$r{pages_per_flush}{skipped} eq "no tracefs"'

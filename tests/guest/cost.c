@@ -9,7 +9,9 @@
 #include <time.h>
 
 #include "figure.h"
+#include "handover.h"
 #include "harness.h"
+#include "hold.h"
 #include "lib/uffd_abi.h"
 #include "peer.h"
 #include "pf.h"
@@ -22,6 +24,8 @@
 #define MANY	 (256 * MIB)
 #define CALLS	 (4 * MIB) /* in many small calls */
 #define SETTLE_S 5
+#define GIVEN	 (1024 * MIB)
+#define HANDS	 3 /* hand-overs of it */
 
 static uint64_t clock_now(void)
 {
@@ -36,6 +40,7 @@ enum by {
 	BY_THIRD, /* between two other processes */
 	BY_KERNEL, /* UFFDIO_MOVE, within this process */
 	BY_TABLES, /* as BY_GIVER, but as whole page tables */
+	BY_TABLES_PINNED, /* the same, and something was pinned before: each page has to be looked at */
 	BY_MREMAP, /* within this process */
 };
 
@@ -122,6 +127,10 @@ static uint64_t move_by(const struct row *r, const struct end *to, const struct 
 	switch (r->by) {
 	case BY_KERNEL:
 		return move_by_kernel(to, from, r->call);
+	case BY_TABLES_PINNED:
+		peer_pin(NULL, from->addr);
+		peer_unpin(NULL);
+		/* fall through */
 	case BY_TABLES:
 		return move_by_tables(pf_open(), to, from);
 	case BY_MREMAP:
@@ -163,6 +172,53 @@ static void measure(void)
 	figure(r->name, cost, ROUNDS, r->how & MAP_HUGE ? r->len / BLOCK : r->len / PAGE);
 }
 
+/* ---- a hand-over, from the commit until all is there */
+
+static uint64_t one_hand_over(size_t len, uint32_t give_flags, uint32_t take_flags)
+{
+	struct peer *giver = peer_start();
+	uint64_t addr = peer_map(giver, 0, len, MAP_4K), at = peer_map(NULL, 0, len, MAP_4K), ns;
+	struct giving how = { .addr = addr, .flags = give_flags, .len = len };
+	struct ferry_take *t;
+
+	peer_fill(giver, addr, len, 0, SEED);
+	t = take_until_shadow(giving_begin(giver, &how), take_flags, at);
+	/* As a new program does while it gets ready. */
+	peer_verify(NULL, at + len / 2, PAGE, len / 2 / PAGE, SEED);
+	check_is(ferry_take_commit(t), 0);
+	check_is(ferry_take_done(t, -1), 0);
+	ferry_take_close(t);
+	check_is(peer_finish(giver), 0);
+	ns = given_drain_ns(giver);
+	check_is(given_by(giver, give_flags ? FERRY_WAY_TABLES : FERRY_WAY_MODULE),
+		 give_flags ? len : len - PAGE);
+	peer_end(giver);
+	peer_verify(NULL, at, len, 0, SEED);
+	peer_unmap(NULL, at, len);
+	return ns;
+}
+
+static void hand_over_all(const char *name, uint32_t give_flags, uint32_t take_flags)
+{
+	const size_t len = working_set(GIVEN);
+	uint64_t cost[HANDS];
+
+	nap_ms(SETTLE_S * 1000);
+	for (int i = 0; i < HANDS; i++)
+		cost[i] = one_hand_over(len, give_flags, take_flags);
+	figure(name, cost, HANDS, len / PAGE);
+}
+
+static void handover_tables(void)
+{
+	hand_over_all("handover_tables", FERRY_GIVE_TABLES, FERRY_TAKE_TABLES);
+}
+
+static void handover_pages(void)
+{
+	hand_over_all("handover_pages", 0, 0);
+}
+
 /* ---- flushes */
 
 static void flushes(void)
@@ -200,11 +256,14 @@ const struct test cost_tests[] = {
 	COST("third_huge", LARGE, LARGE, MAP_HUGE, BY_THIRD),
 	COST("kernel_huge", LARGE, LARGE, MAP_HUGE, BY_KERNEL),
 	COST("tables", LARGE, LARGE, MAP_4K, BY_TABLES),
+	COST("tables_pinned", LARGE, LARGE, MAP_4K, BY_TABLES_PINNED),
 	COST("tables_many", MANY, MANY, MAP_4K, BY_TABLES),
 	COST("tables_huge", LARGE, LARGE, MAP_HUGE, BY_TABLES),
 	COST("mremap", LARGE, LARGE, MAP_4K, BY_MREMAP),
 	COST("mremap_many", MANY, MANY, MAP_4K, BY_MREMAP),
 	COST("mremap_huge", LARGE, LARGE, MAP_HUGE, BY_MREMAP),
+	TEST(handover_tables, .seconds = 600, .by_name = true),
+	TEST(handover_pages, .seconds = 600, .by_name = true),
 	TEST(flushes, .seconds = 60, .by_name = true),
 	{.name = NULL},
 };

@@ -94,7 +94,7 @@ static void note_report(const struct ferry_give *g)
 int giving_run(int sock, const struct giving *what)
 {
 	struct ferry_range range = { .addr = what->addr,
-				     .len = GIVEN_LEN,
+				     .len = what->len ? what->len : GIVEN_LEN,
 				     .flags = what->range_flags };
 	struct ferry_offer offer = { &range, 1, NULL, 0 };
 	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
@@ -114,7 +114,7 @@ int giving_run(int sock, const struct giving *what)
 static int64_t run_giving(const uint64_t *arg)
 {
 	struct giving what = { arg[1], (uint32_t)arg[2], (uint32_t)arg[3], (uint32_t)arg[4],
-			       (bool (*)(enum moment, uint64_t))arg[5], (void (*)(void))arg[6] };
+			       (bool (*)(enum moment, uint64_t))arg[5], (void (*)(void))arg[6], arg[7] };
 
 	return giving_run((int)arg[0], &what);
 }
@@ -171,7 +171,7 @@ int giving_begin(struct peer *giver, const struct giving *g)
 	int sock = peer_give_fd(giver, pair[0]);
 	close(pair[0]);
 	peer_begin(giver, run_giving, (uint64_t)sock, g->addr, g->ways, g->flags, g->range_flags,
-		   (uint64_t)g->at, (uint64_t)g->half_way);
+		   (uint64_t)g->at, (uint64_t)g->half_way, g->len);
 	return pair[1];
 }
 

@@ -4,6 +4,7 @@
 #define GUEST_HANDOVER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "pageferry.h"
@@ -27,6 +28,7 @@ struct giving {
 	bool (*at)(enum moment moment, uint64_t addr);
 	/* Runs in it, and nothing is served meanwhile, when half of what is filled has gone. */
 	void (*half_way)(void);
+	size_t len; /* 0: GIVEN_LEN */
 };
 
 /* A peer that has memory to give. */
