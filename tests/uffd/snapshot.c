@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "lib/scan.h"
 #include "lib/snapshot.h"
 #include "tests/lib/bank.h"
 
@@ -179,6 +180,22 @@ static void test_written(void **state)
 	unmap(mem, NPAGES * PAGE);
 }
 
+/* Where a kernel has none (some hypervisors forbid it), what was only read is a page of its own. */
+static bool kernel_has_zero_page(void)
+{
+	char *mem = map_memory(PAGE, 0);
+	struct scan scan;
+	uint64_t value;
+	bool populated = true;
+
+	assert_int_equal(peek(mem, &value), 0);
+	scan_open(&scan);
+	scan_pages(&scan, (uintptr_t)mem, 1, &populated);
+	scan_close(&scan);
+	unmap(mem, PAGE);
+	return !populated;
+}
+
 /* Holes, pages that were only read, and pages with zeros; written or not meanwhile. */
 static void test_sparse(void **state)
 {
@@ -201,8 +218,9 @@ static void test_sparse(void **state)
 	for (uint64_t i = 0; i < NPAGES; i++)
 		assert_true(i % 4 ? page_is_zero(image.mem + i * PAGE)
 				  : page_has(image.mem + i * PAGE, i));
-	assert_int_equal(image.data, NPAGES / 4 * PAGE);
-	assert_int_equal(image.zero, NPAGES / 4 * 3 * PAGE);
+	uint64_t data = NPAGES / 4 * (kernel_has_zero_page() ? PAGE : 2 * PAGE);
+	assert_int_equal(image.data, data);
+	assert_int_equal(image.zero, NPAGES * PAGE - data);
 	image_free(&image);
 	unmap(mem, NPAGES * PAGE);
 }
