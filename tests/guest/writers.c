@@ -25,6 +25,7 @@
 #define WRITERS     4u /* half of them at either side */
 #define LAST        511
 #define SHUFFLERS   2u
+#define WAITERS     16u /* at a side, more than there are threads */
 #define RUN_MS      3000
 #define PATIENCE_MS 10000
 
@@ -99,38 +100,51 @@ static unsigned int step(void)
 	return run.row->huge && !run.row->split ? BLOCK / PAGE : 1;
 }
 
+struct waiter {
+	uint64_t at;
+	int64_t until;
+};
+
 /*
  * It is there then, or was there already, or has just gone again and is faulted for again. A huge
  * page that is one no more may be at both sides in part.
  */
-static void serve(unsigned int to, uint64_t at)
+static bool serve(unsigned int to, const struct waiter *w)
 {
-	unsigned int page = (unsigned int)((at - run.side[to].addr) / PAGE);
-	int64_t end = now_ms() + PATIENCE_MS;
+	unsigned int page = (unsigned int)((w->at - run.side[to].addr) / PAGE);
 	int ret = -EAGAIN;
 
 	if (step() > 1)
 		ret = move(to, page - page % step(), step(), &all->faults, NULL);
-	while (ret) {
+	if (ret)
 		ret = move(to, page, 1, &all->faults, NULL);
-		if (ret == -EEXIST)
-			ret = uffd_wake(run.side[to].uffd, at, PAGE);
-		if (ret == -EBUSY && run.row->swap)
-			all->refused[!to] = run.side[!to].addr + page * PAGE;
-		if (now_ms() > end)
-			test_failed(__FILE__, __LINE__, "page %u: nothing but %s", page,
-				    strerrorname_np(-ret));
-	}
+	if (ret == -EEXIST)
+		ret = uffd_wake(run.side[to].uffd, w->at, PAGE);
+	if (ret == -EBUSY && run.row->swap)
+		all->refused[!to] = run.side[!to].addr + page * PAGE;
+	if (ret && now_ms() > w->until)
+		test_failed(__FILE__, __LINE__, "page %u: nothing but %s", page, strerrorname_np(-ret));
+	return !ret;
 }
 
-/* arg: the side whose faults are answered */
+/*
+ * Each thread waits for one page at a time. None is waited for with the others unanswered: whoever is to write to
+ * it so that it can move may be waiting for another one himself. arg: the side
+ */
 static int64_t serve_faults(const uint64_t *arg)
 {
+	struct waiter waiters[WAITERS];
 	struct uffd_msg msg;
+	unsigned int n = 0;
 
-	while (!all->stop_serving)
-		if (uffd_read(run.side[arg[0]].uffd, &msg, 20))
-			serve((unsigned int)arg[0], msg.arg.pagefault.address & ~(PAGE - 1));
+	while (!all->stop_serving || n) {
+		if (n < WAITERS && uffd_read(run.side[arg[0]].uffd, &msg, n ? 0 : 20))
+			waiters[n++] = (struct waiter){msg.arg.pagefault.address & ~(PAGE - 1),
+						       now_ms() + PATIENCE_MS};
+		for (unsigned int i = n; i-- > 0;)
+			if (serve((unsigned int)arg[0], &waiters[i]))
+				waiters[i] = waiters[--n];
+	}
 	return 0;
 }
 
