@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# The model of a move, searched by spin: the module's order of steps has no
+# The models of a move, of a page and of a whole table, searched by spin: the module's order of steps has no
 # fault, and without one of its safeguards, or in another order, there is one.
 #
 # tests/model/run.sh move -DWITHOUT_FLUSH: only this model with this, in each scene, with the way to the fault
@@ -157,7 +157,7 @@ fi
 
 names_are_real
 ok "the functions of the models are those of kmod/" $?
-for model in move; do
+for model in move tables; do
 	search_all
 done
 echo "1..$count"
