@@ -23,43 +23,15 @@
  * cgroups; and the order of memory accesses, since on x86 each step that somebody without a lock relies on
  * is a locked instruction.
  *
- * One page of process 0 moves to process 1. Of each, one address and so one page table is enough; what a
- * process has is an array over both.
+ * One page of process 0 moves to process 1.
  */
 
-#define NONE 0
+#define LOCKS 2
+#include "memory.pml"
 
-/* ---- what an entry holds */
-#define PAGE   1 /* the page, writable: the mapping's alone */
-#define SHARED 2 /* the page, read-only since fork */
-#define OTHER  3 /* another page, which the receiver has from elsewhere */
-
-/* ---- what a PMD holds: NONE, a table, or a huge page */
-#define TABLES 5 /* 1: the giver's, 2: the receiver's, others: what is allocated later */
-#define HUGE   9
-#define IS_TABLE(x) ((x) != NONE && (x) != HUGE)
-
-byte pmd[2];
-byte pte[TABLES];
-bool ptl[TABLES]; /* the lock, which is gone with its table */
-bool freed[TABLES];
-byte next_table = 3;
-
-byte refs = 1;	  /* to the page: of entries, of pins, and of pins that are given back */
-byte pins;	  /* of those: not of entries */
-bool pinned[2];	  /* the pin of this process stands */
-bool tlb[2];	  /* the page is in the TLB of a CPU that runs this process */
-bool irqs_off[2]; /* on the CPU that pins */
+byte refs = 1; /* to the page: of entries, of pins, and of pins that are given back */
+bool tlb[2];   /* the page is in the TLB of a CPU that runs this process */
 byte in_rcu;
-
-bool vma[2] = true;
-byte readers[2];
-bool writer[2], writer_waits[2];
-
-bool child;	       /* of process 0: it has the page, too */
-bool copied;	       /* into a huge page */
-bool dropped;	       /* by whose it was */
-bool filled, unfilled; /* OTHER came; it was dropped */
 
 /* ---- what must never be */
 
@@ -118,38 +90,6 @@ inline look_at_the_end()
 
 /* ---- locks */
 
-/* A writer that waits keeps new readers out, as rwsems do. */
-inline read_lock(m)
-{
-	atomic { !writer[m] && !writer_waits[m] -> readers[m]++ }
-}
-
-inline read_unlock(m)
-{
-	readers[m]--
-}
-
-inline write_lock(m)
-{
-	writer_waits[m] = true;
-	atomic { !writer[m] && readers[m] == 0 -> writer[m] = true; writer_waits[m] = false }
-}
-
-inline write_unlock(m)
-{
-	writer[m] = false
-}
-
-inline lock_table(t)
-{
-	atomic { !ptl[t] -> assert(!freed[t]); ptl[t] = true }
-}
-
-inline unlock_table(t)
-{
-	d_step { assert(!freed[t]); ptl[t] = false }
-}
-
 /* pf_lock_tables(): whichever is the source, the one with the lower address comes first. */
 inline lock_tables(a, b)
 {
@@ -191,17 +131,6 @@ inline flush(m)
 inline free_table(t)
 {
 	atomic { in_rcu == 0 && !irqs_off[0] && !irqs_off[1] -> freed[t] = true }
-}
-
-/* pte_alloc(), under the PMD's lock */
-inline alloc_table(m)
-{
-	atomic {
-		if
-		:: pmd[m] == NONE -> next_table < TABLES; pmd[m] = next_table; next_table++
-		:: else
-		fi
-	}
 }
 
 /* ---- the mover: pf_move() */
