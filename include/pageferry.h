@@ -408,7 +408,8 @@ struct ferry_report {
 enum ferry_why {
 	FERRY_WHY_NONE,	     /**< all of it has, or it was not asked for */
 	FERRY_WHY_ALIGNMENT, /**< giver and taker have it at different places within 2 MiB, or less than that */
-	FERRY_WHY_MAPPING,   /**< the giver's range is registered for write-protection by userfaultfd, or shared */
+	FERRY_WHY_MAPPING,   /**< a range is shared, or of several mappings; the mappings' rights differ; or the
+			      *   giver's is registered for write-protection by userfaultfd */
 	FERRY_WHY_OWN_PAGES, /**< the taker has had pages before the commit that couldn't go back, and so on */
 	FERRY_WHY_NO_PAGES,  /**< the giver's range never had any */
 	FERRY_WHY_POPULATED, /**< the taker has a page within these 2 MiB */

@@ -137,6 +137,30 @@ static struct module_tables ask(const struct give_range *gr, uint64_t page, uint
 				  n * FERRY_PAGE, holes);
 }
 
+/* For all errors but the one that says which. */
+static enum ferry_why why_error(int error)
+{
+	switch (-error) {
+	case ESRCH:
+		return FERRY_WHY_TAKER;
+	case EINVAL:
+	case EPERM:
+		return FERRY_WHY_MAPPING;
+	case ENOMEM:
+		return FERRY_WHY_NO_MEMORY;
+	default:
+		return FERRY_WHY_CHANGED;
+	}
+}
+
+static enum ferry_why why_of(const struct module_tables *t)
+{
+	if (t->error != -EOPNOTSUPP)
+		return why_error(t->error);
+	/* A newer module may have more of them. */
+	return t->why <= PAGEFERRY_WHY_MERGED ? (enum ferry_why)t->why : FERRY_WHY_OTHER;
+}
+
 /* One table that has holes. They are left: as they are pushed they become zero pages. */
 static uint64_t go_with_holes(struct give_range *gr, uint64_t page)
 {
@@ -149,7 +173,7 @@ static uint64_t go_with_holes(struct give_range *gr, uint64_t page)
 	}
 	struct module_tables t = ask(gr, page, FERRY_HUGE_PAGES, true);
 	if (t.error)
-		stays(give, t.error == -EOPNOTSUPP ? (enum ferry_why)t.why : FERRY_WHY_CHANGED);
+		stays(give, why_of(&t));
 	for (uint64_t i = 0; t.moved && i < FERRY_HUGE_PAGES; i++)
 		if (there[i])
 			give->report.bytes[FERRY_WAY_TABLES] +=
@@ -171,18 +195,16 @@ static uint64_t pass_hole(struct give_range *gr, uint64_t page, uint64_t end)
 /* The table at @page doesn't move: how far is it to where it is worth another try? 0: nowhere. */
 static uint64_t pass(struct give_range *gr, uint64_t page, uint64_t end, const struct module_tables *t)
 {
-	if (t->error != -EOPNOTSUPP) {
-		stays(gr->give, t->error == -ESRCH ? FERRY_WHY_TAKER : FERRY_WHY_CHANGED);
-		return 0;
-	}
-	if (t->why == PAGEFERRY_WHY_HOLE)
+	enum ferry_why why = why_of(t);
+
+	if (why == FERRY_WHY_HOLE)
 		return pass_hole(gr, page, end);
-	stays(gr->give, (enum ferry_why)t->why);
-	switch (t->why) {
-	case PAGEFERRY_WHY_POPULATED:
-	case PAGEFERRY_WHY_PINNED:
-	case PAGEFERRY_WHY_OTHER:
-	case PAGEFERRY_WHY_MERGED:
+	stays(gr->give, why);
+	switch (why) {
+	case FERRY_WHY_POPULATED:
+	case FERRY_WHY_PINNED:
+	case FERRY_WHY_OTHER:
+	case FERRY_WHY_MERGED:
 		return FERRY_HUGE_PAGES;
 	default:
 		return 0;

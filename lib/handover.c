@@ -28,7 +28,7 @@ const char *ferry_why_name(unsigned int why)
 	static const char *const names[] = {
 		[FERRY_WHY_NONE] = "all has",
 		[FERRY_WHY_ALIGNMENT] = "both sides have it at different places within 2 MiB",
-		[FERRY_WHY_MAPPING] = "the mapping is shared, or write-protected by userfaultfd",
+		[FERRY_WHY_MAPPING] = "a mapping is shared, in parts, has other rights, or is write-protected by userfaultfd",
 		[FERRY_WHY_OWN_PAGES] = "the taker's mapping has other pages",
 		[FERRY_WHY_NO_PAGES] = "the giver's mapping never had any pages",
 		[FERRY_WHY_POPULATED] = "the taker has a page there",
@@ -37,7 +37,7 @@ const char *ferry_why_name(unsigned int why)
 		[FERRY_WHY_OTHER] = "a page migrates, is poisoned, or the huge zero page",
 		[FERRY_WHY_NO_MEMORY] = "there is no memory for it",
 		[FERRY_WHY_MERGED] = "KSM has merged a page",
-		[FERRY_WHY_MODULE] = "pageferry.ko is not there, or can't",
+		[FERRY_WHY_MODULE] = "pageferry.ko is not there, not allowed, or can't",
 		[FERRY_WHY_TAKER] = "the taker has not agreed, or is gone",
 		[FERRY_WHY_CHANGED] = "the taker has changed its mapping",
 		[FERRY_WHY_LATE] = "the taker's program was not to wait any longer",
