@@ -221,9 +221,9 @@ static int pf_find_vmas_alone(struct pf_op *op)
 	if (!op->dst.vma || !op->src.vma)
 		return -ENOENT;
 	/* Whoever faults in one of them has its lock, but waits for nothing that we have. */
-	vma_start_write(op->dst.vma);
-	vma_start_write(op->src.vma);
-	return 0;
+	if (pf_vma_start_write(op->dst.vma))
+		return -EINTR;
+	return pf_vma_start_write(op->src.vma);
 }
 
 int pf_lock_alone(struct pf_op *op)

@@ -57,6 +57,21 @@ static inline bool pf_mmap_write_trylock(struct mm_struct *mm)
 	return true;
 }
 
+/* As vma_start_write(), which can't be killed. */
+static inline int pf_vma_start_write(struct vm_area_struct *vma)
+{
+	unsigned int seq;
+
+	if (__is_vma_write_locked(vma, &seq))
+		return 0;
+	if (down_write_killable(&vma->vm_lock->lock))
+		return -EINTR;
+	/* lock_vma_under_rcu() looks at it without the lock, as a hint. */
+	WRITE_ONCE(vma->vm_lock_seq, seq);
+	up_write(&vma->vm_lock->lock);
+	return 0;
+}
+
 /* asm-generic/tlb.h, which needs what modules aren't meant to see */
 #ifdef CONFIG_MMU_GATHER_RCU_TABLE_FREE
 void tlb_remove_table_sync_one(void);

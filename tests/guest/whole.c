@@ -220,7 +220,8 @@ static void sparse(void)
 	empty += BLOCK - PAGE;
 	begin(&s);
 	commit(&s);
-	check_is(count_holes(0, s.at, GIVEN_FILLED), empty / PAGE);
+	/* Zero pages come meanwhile. */
+	check(count_holes(0, s.at, GIVEN_FILLED) <= empty / PAGE);
 	finish(&s);
 	expect_ways(&s, GIVEN_FILLED - empty, 0, 0, FERRY_WHY_NONE);
 	check_is(given_by(s.giver, FERRY_WAY_ZERO), GIVEN_LEN - GIVEN_FILLED + empty);
