@@ -137,6 +137,24 @@ uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len)
 	return holes;
 }
 
+int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there)
+{
+	int ret = look(scan, addr, npages, there, true);
+	return ret < 0 ? ret : 0;
+}
+
+uint64_t scan_gone(const struct scan *scan, uint64_t addr, uint64_t len)
+{
+	bool there[PART];
+	uint64_t npages = len / FERRY_PAGE < PART ? len / FERRY_PAGE : PART, gone = 0;
+
+	if (scan_there(scan, addr, npages, there) < 0)
+		return 0;
+	while (gone < npages && !there[gone])
+		gone++;
+	return gone * FERRY_PAGE;
+}
+
 bool scan_is_zero(const void *p, uint64_t len)
 {
 	const char *bytes = p;

@@ -38,6 +38,12 @@ bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *p
 uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len);
 int scan_holes_sure(const struct scan *scan, uint64_t addr, uint64_t len, uint64_t *holes);
 
+/* there[i]: is anything mapped or swapped out at page i? Zero pages and -errno as in scan_holes_sure. */
+int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there);
+
+/* From @addr on, at most @len: up to where nothing is mapped for sure? At most 2 MiB at once. */
+uint64_t scan_gone(const struct scan *scan, uint64_t addr, uint64_t len);
+
 /* Is there nothing but zero in [@p, @p + @len)? */
 bool scan_is_zero(const void *p, uint64_t len);
 
