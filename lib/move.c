@@ -39,9 +39,12 @@ struct mover {
 
 static int check(const struct ferry_move *m)
 {
-	uint32_t known = FERRY_MOVE_STRICT | FERRY_MOVE_ALLOW_HOLES | FERRY_MOVE_DONTWAKE;
+	uint32_t known = FERRY_MOVE_STRICT | FERRY_MOVE_ALLOW_HOLES | FERRY_MOVE_DONTWAKE |
+			 FERRY_MOVE_FULL;
 
 	if ((m->flags & ~known) || !range_valid(m->dst, m->len) || !range_valid(m->src, m->len))
+		return -EINVAL;
+	if ((m->flags & FERRY_MOVE_FULL) && (m->flags & FERRY_MOVE_ALLOW_HOLES))
 		return -EINVAL;
 	return m->dst < m->src + m->len && m->src < m->dst + m->len ? -EINVAL : 0;
 }
@@ -142,12 +145,15 @@ static void count(struct mover *v, uint64_t moved)
  * EEXIST: somebody else's page, or our own. When Linux 6.18 had to begin again with a page, one that was
  * being migrated say, it doesn't count what it moves next, as much as one page table holds, and meets
  * that at the destination. What it moved was at the source before and is gone from there; as long as
- * nobody else takes pages away, that is true of nothing else.
+ * nobody else takes pages away, that is true of nothing else. Whether it was there the caller knows
+ * (FULL), or the look before.
  */
 static uint64_t forgotten(struct mover *v)
 {
 	uint64_t at = v->m.done, gone, n = 0;
 
+	if (v->m.flags & FERRY_MOVE_FULL)
+		return scan_gone(scan_of(v), v->m.src + at, v->m.len - at);
 	if (!(v->m.flags & FERRY_MOVE_ALLOW_HOLES) || !v->before.sure)
 		return 0;
 	gone = scan_gone(scan_of(v), v->m.src + at, v->before.end - at);

@@ -83,7 +83,7 @@ static void test_arguments(void **state)
 
 	(void)state;
 	places_init(&p, NPAGES * PAGE, 0);
-	for (unsigned int i = 0; i < 13; i++) {
+	for (unsigned int i = 0; i < 14; i++) {
 		struct ferry_move m = move_of(&p, i % 2 ? FERRY_MOVE_STRICT : 0);
 		m.done = 55;
 		switch (i) {
@@ -100,7 +100,7 @@ static void test_arguments(void **state)
 			m.len = 0;
 			break;
 		case 4:
-			m.flags |= 8;
+			m.flags |= 16;
 			break;
 		case 5:
 			m.flags = ~0u;
@@ -125,6 +125,9 @@ static void test_arguments(void **state)
 			break;
 		case 12:
 			m.len = UINT64_MAX;
+			break;
+		case 13:
+			m.flags |= FERRY_MOVE_FULL | FERRY_MOVE_ALLOW_HOLES;
 			break;
 		}
 		assert_int_equal(ferry_move(&m), -EINVAL);

@@ -151,7 +151,7 @@ static void assert_ended(const struct ferry_move *m, unsigned int pages, unsigne
 
 /* ---- where it is known what was there before */
 
-static const uint32_t knowing[] = {FERRY_MOVE_ALLOW_HOLES};
+static const uint32_t knowing[] = {FERRY_MOVE_ALLOW_HOLES, FERRY_MOVE_FULL};
 
 static void test_counted(void **state)
 {
@@ -263,17 +263,23 @@ static void test_not_known(void **state)
 
 static void test_true(void **state)
 {
-	static const uint32_t flags[] = {0, FERRY_MOVE_ALLOW_HOLES};
+	static const struct {
+		uint32_t flags;
+		bool hole;
+	} cases[] = {{0, false},
+		     {0, true},
+		     {FERRY_MOVE_ALLOW_HOLES, false},
+		     {FERRY_MOVE_ALLOW_HOLES, true},
+		     {FERRY_MOVE_FULL, false}};
 
 	(void)state;
-	for (unsigned int i = 0; i < 2 * COUNT(flags); i++) {
-		bool hole = i % 2;
+	for (unsigned int i = 0; i < COUNT(cases); i++) {
 		struct places p;
 		places_init(&p);
 		populate(&p, MIGRATED);
-		if (hole)
+		if (cases[i].hole)
 			drop(&p, MIGRATED);
-		struct ferry_move m = move_of(&p, flags[i / 2]);
+		struct ferry_move m = move_of(&p, cases[i].flags);
 		for (unsigned int again = 0; again < 2; again++) {
 			assert_int_equal(ferry_move(&m), -EEXIST);
 			assert_int_equal(m.done, again ? 0 : MIGRATED * PAGE);
@@ -283,11 +289,25 @@ static void test_true(void **state)
 			m.src += m.done;
 			m.len -= m.done;
 		}
-		assert_true(hole || page_has(p.src + MIGRATED * PAGE, MIGRATED));
+		assert_true(cases[i].hole || page_has(p.src + MIGRATED * PAGE, MIGRATED));
 		assert_true(page_is_zero(p.dst + MIGRATED * PAGE));
 		assert_moved(&p, 0, MIGRATED);
 		places_fini(&p);
 	}
+}
+
+/* A hole where the caller knows of none, and nothing at the destination: that has not moved. */
+static void test_not_full(void **state)
+{
+	struct places p;
+
+	(void)state;
+	places_init(&p);
+	drop(&p, MIGRATED);
+	struct ferry_move m = move_of(&p, FERRY_MOVE_FULL);
+	assert_int_equal(ferry_move(&m), -ENOENT);
+	assert_ended(&m, MIGRATED, 0);
+	places_fini(&p);
 }
 
 /* What could not be looked at before may have been a hole. */
@@ -390,9 +410,9 @@ static void test_compacted(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_counted),   TEST(test_wakes), TEST(test_beside_holes),
-		TEST(test_not_known), TEST(test_true),  TEST(test_unsure),
-		TEST(test_compacted),
+		TEST(test_counted),   TEST(test_wakes),     TEST(test_beside_holes),
+		TEST(test_not_known), TEST(test_true),      TEST(test_not_full),
+		TEST(test_unsure),    TEST(test_compacted),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
