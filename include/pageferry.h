@@ -296,12 +296,13 @@ struct ferry_move {
  * done to both addresses: what was dealt with is not touched again.
  * Returns 0 when all of len is dealt with;
  * -EEXIST: the destination page at done is populated (without FULL or ALLOW_HOLES Linux 6.18 may have
- * done that itself, by moving it: BUGS in ferry_move(3)); -ENOENT: the source page at done is empty, or
- * the destination isn't registered; -EBUSY: (strict) pinned or shared; -EAGAIN: an event waits to
+ * done that itself, by moving it: BUGS in ferry_move(3)); -ENOENT: the source page at done is empty,
+ * or the destination isn't registered; -EBUSY: (strict) pinned or shared; -EAGAIN: an event waits to
  * be read from the userfaultfd; -EINVAL: unaligned, overlapping, unknown flag, FULL together with
- * ALLOW_HOLES, or (strict) memory of a kind that the kernel doesn't move; -ESRCH: the process is gone; -ENOMEM, -E2BIG. When it copies,
- * nobody may write to the source meanwhile; a strict move needs no such promise. With ALLOW_HOLES
- * or FULL nobody else may take pages away from the source meanwhile, strict or not.
+ * ALLOW_HOLES, or (strict) memory of a kind that the kernel doesn't move; -ESRCH: the process is gone;
+ * -ENOMEM, -E2BIG. When it copies, nobody may write to the source meanwhile; a strict move needs no
+ * such promise. With ALLOW_HOLES or FULL nobody else may take pages away from the source meanwhile,
+ * strict or not.
  * The semantics are those of UFFDIO_MOVE in ioctl_userfaultfd(2).
  */
 int ferry_move(struct ferry_move *move);

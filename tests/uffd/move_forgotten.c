@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "lib/take.h"
 #include "lib/uffd.h"
 #include "tests/lib/serve.h"
 
@@ -327,10 +328,86 @@ static void test_unsure(void **state)
 	places_fini(&p);
 }
 
+/* ---- the staging page of a hand-over */
+
+struct stage_scene {
+	struct stage stage;
+	int uffd;
+	char *from, *dst;
+	uint64_t done;
+};
+
+static void stage_scene_init(struct stage_scene *s)
+{
+	static const uint8_t token[16] = "who are you?";
+
+	s->uffd = open_uffd(UFFD_FEATURE_MOVE);
+	s->dst = map_memory(BLOCK, 0);
+	s->from = map_memory(BLOCK, 0);
+	for (unsigned int i = 0; i < BLOCK / PAGE; i++)
+		fill_page(s->from + i * PAGE, i);
+	assert_int_equal(uffd_register(s->uffd, (uintptr_t)s->dst, BLOCK,
+				       UFFDIO_REGISTER_MODE_MISSING, NULL),
+			 0);
+	if (stage_open(&s->stage, getpid(), (uintptr_t)token, token, UFFD_FEATURE_MOVE))
+		SKIP("this process may not be read by itself");
+	assert_int_equal(stage_fill(&s->stage, (uintptr_t)s->from), 0);
+}
+
+static void stage_scene_fini(struct stage_scene *s)
+{
+	stage_close(&s->stage);
+	close(s->uffd);
+	unmap(s->dst, BLOCK);
+	unmap(s->from, BLOCK);
+}
+
+static int place(struct stage_scene *s)
+{
+	return stage_place(&s->stage, s->uffd, (uintptr_t)s->dst, &s->done);
+}
+
+static void test_stage(void **state)
+{
+	(void)state;
+	for (unsigned int at = 0; at <= MIGRATED; at += MIGRATED) {
+		struct stage_scene s;
+		stage_scene_init(&s);
+		arm(at, BLOCK / PAGE - at);
+		assert_int_equal(place(&s), 0);
+		assert_int_equal(s.done, BLOCK);
+		for (unsigned int i = 0; i < BLOCK / PAGE; i++)
+			assert_true(page_has(s.dst + i * PAGE, i));
+		/* Nothing, or only a part, has been read since: that can't have moved. */
+		assert_int_equal(place(&s), -EEXIST);
+		assert_int_equal(s.done, 0);
+		unmap(s.from + BLOCK / 2, BLOCK / 2);
+		assert_true(stage_fill(&s.stage, (uintptr_t)s.from) < 0);
+		madvise(s.stage.page, BLOCK / 2, MADV_DONTNEED);
+		assert_int_equal(place(&s), -EEXIST);
+		assert_int_equal(s.done, 0);
+		stage_scene_fini(&s);
+	}
+}
+
+/* ---- the probe, in a process of its own */
+
+static void test_probe(void **state)
+{
+	struct ferry_caps caps = {.size = sizeof(caps)};
+
+	(void)state;
+	close(open_uffd(UFFD_FEATURE_MOVE));
+	arm(0, 1);
+	assert_int_equal(ferry_caps_probe(&caps), 0);
+	forget.armed = false;
+	assert_int_equal(caps.move_error, 0);
+}
+
 /* ---- this machine's kernel */
 
 #define LARGE   (16384 * PAGE)
-#define SECONDS 8
+#define SECONDS 5u
 
 /* In a process of its own: each move of a process that runs on two CPUs interrupts the other one.
  */
@@ -389,7 +466,7 @@ static void to_and_fro(uint32_t flags)
 
 static void test_compacted(void **state)
 {
-	int64_t until = now_ms() + SECONDS * 1000;
+	int64_t until = now_ms() + SECONDS * 1000ll;
 	int fd = open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
 
 	(void)state;
@@ -410,9 +487,10 @@ static void test_compacted(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_counted),   TEST(test_wakes),     TEST(test_beside_holes),
-		TEST(test_not_known), TEST(test_true),      TEST(test_not_full),
-		TEST(test_unsure),    TEST(test_compacted),
+		TEST(test_counted),   TEST(test_wakes), TEST(test_beside_holes),
+		TEST(test_not_known), TEST(test_true),  TEST(test_not_full),
+		TEST(test_unsure),    TEST(test_stage), TEST(test_probe),
+		TEST(test_compacted),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
