@@ -222,23 +222,17 @@ static inline void serve_free_loop(struct server *s)
 	ferry_source_free(s->src);
 }
 
-/* ferry_move, strict; what the kernel forgets to count counts as moved, see raw_move. */
+/* ferry_move, strict. */
 static inline void serve_move(int uffd, const char *to, const char *from, uint64_t len)
 {
-	for (uint64_t done = 0; done < len;) {
-		struct ferry_move move = {.size = sizeof(move),
-					  .uffd = uffd,
-					  .flags = FERRY_MOVE_STRICT,
-					  .dst = (uintptr_t)to + done,
-					  .src = (uintptr_t)from + done,
-					  .len = len - done};
-		int ret = ferry_move(&move);
-		done += move.done;
-		if (ret == -EEXIST)
-			done += BENCH_PAGE;
-		else
-			must_ferry(ret, "ferry_move");
-	}
+	struct ferry_move move = {.size = sizeof(move),
+				  .uffd = uffd,
+				  .flags = FERRY_MOVE_STRICT | FERRY_MOVE_FULL,
+				  .dst = (uintptr_t)to,
+				  .src = (uintptr_t)from,
+				  .len = len};
+
+	must_ferry(ferry_move(&move), "ferry_move");
 }
 
 /* ---- in another process */

@@ -275,6 +275,7 @@ int ferry_loop_stats(const struct ferry_loop *loop, struct ferry_loop_stats *sta
 #define FERRY_MOVE_STRICT      0x1u /**< fail rather than copy */
 #define FERRY_MOVE_ALLOW_HOLES 0x2u /**< skip empty source pages; their destination stays empty */
 #define FERRY_MOVE_DONTWAKE    0x4u /**< leave threads that wait for the pages asleep */
+#define FERRY_MOVE_FULL	       0x8u /**< every page of the source is there: one that is gone has moved */
 
 /** One logical move within this process. */
 struct ferry_move {
@@ -295,11 +296,14 @@ struct ferry_move {
  * and then discarded at the source, unless FERRY_MOVE_STRICT. Restart after an error by adding
  * done to both addresses: what was dealt with is not touched again.
  * Returns 0 when all of len is dealt with;
- * -EEXIST: the destination page at done is populated; -ENOENT: the source page at done is empty, or
- * the destination isn't registered; -EBUSY: (strict) pinned or shared; -EAGAIN: an event waits to
- * be read from the userfaultfd; -EINVAL: unaligned, overlapping, unknown flag, or (strict) memory of
- * a kind that the kernel doesn't move; -ESRCH: the process is gone; -ENOMEM, -E2BIG. When it copies,
- * nobody may write to the source meanwhile; a strict move needs no such promise.
+ * -EEXIST: the destination page at done is populated (without FULL or ALLOW_HOLES Linux 6.18 may have
+ * done that itself, by moving it: BUGS in ferry_move(3)); -ENOENT: the source page at done is empty,
+ * or the destination isn't registered; -EBUSY: (strict) pinned or shared; -EAGAIN: an event waits to
+ * be read from the userfaultfd; -EINVAL: unaligned, overlapping, unknown flag, FULL together with
+ * ALLOW_HOLES, or (strict) memory of a kind that the kernel doesn't move; -ESRCH: the process is gone;
+ * -ENOMEM, -E2BIG. When it copies, nobody may write to the source meanwhile; a strict move needs no
+ * such promise. With ALLOW_HOLES or FULL nobody else may take pages away from the source meanwhile,
+ * strict or not.
  * The semantics are those of UFFDIO_MOVE in ioctl_userfaultfd(2).
  */
 int ferry_move(struct ferry_move *move);

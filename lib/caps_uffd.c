@@ -86,13 +86,18 @@ int caps_try_registered(const struct caps_arena *arena, enum ferry_door door, ui
 static int move_page(int uffd, char *src)
 {
 	char *dst = src + FERRY_PAGE;
-	uint64_t done;
+	struct ferry_move move = { .size = sizeof(move),
+				   .uffd = uffd,
+				   .flags = FERRY_MOVE_STRICT | FERRY_MOVE_FULL,
+				   .dst = addr_of(dst),
+				   .src = addr_of(src),
+				   .len = FERRY_PAGE };
 	int ret = uffd_register(uffd, addr_of(dst), FERRY_PAGE, UFFDIO_REGISTER_MODE_MISSING, NULL);
 	if (ret)
 		return ret;
 	memset(src, PATTERN, FERRY_PAGE);
 	for (int i = 0; i < AGAIN_MAX; i++) {
-		ret = uffd_move(uffd, addr_of(dst), addr_of(src), FERRY_PAGE, 0, &done);
+		ret = ferry_move(&move);
 		if (ret != -EAGAIN)
 			break;
 	}

@@ -113,13 +113,6 @@ bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *p
 	return look(scan, addr, npages, populated, false) > 0;
 }
 
-int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there)
-{
-	int ret = look(scan, addr, npages, there, true);
-
-	return ret < 0 ? ret : 0;
-}
-
 int64_t scan_next(const struct scan *scan, uint64_t addr, uint64_t len)
 {
 	struct pm_scan_arg first = populated_pages;
@@ -155,6 +148,24 @@ uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len)
 
 	scan_holes_sure(scan, addr, len, &holes);
 	return holes;
+}
+
+int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there)
+{
+	int ret = look(scan, addr, npages, there, true);
+	return ret < 0 ? ret : 0;
+}
+
+uint64_t scan_gone(const struct scan *scan, uint64_t addr, uint64_t len)
+{
+	bool there[PART];
+	uint64_t npages = len / FERRY_PAGE < PART ? len / FERRY_PAGE : PART, gone = 0;
+
+	if (scan_there(scan, addr, npages, there) < 0)
+		return 0;
+	while (gone < npages && !there[gone])
+		gone++;
+	return gone * FERRY_PAGE;
 }
 
 bool scan_is_zero(const void *p, uint64_t len)

@@ -31,17 +31,21 @@ void scan_close(struct scan *scan);
  */
 bool scan_pages(const struct scan *scan, uint64_t addr, uint64_t npages, bool *populated);
 
-/* The same, and the zero page is a page: there[i]. 0; or -errno: not found out. */
-int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there);
-/* How many bytes it is from @addr to the first such page; @len: there is none; -errno. */
-int64_t scan_next(const struct scan *scan, uint64_t addr, uint64_t len);
-
 /*
  * How many bytes of the range are not mapped at all: here the zero page is a page. What the kernel
  * doesn't tell of is no hole; the second one says so: it returns 0 or -errno.
  */
 uint64_t scan_holes(const struct scan *scan, uint64_t addr, uint64_t len);
 int scan_holes_sure(const struct scan *scan, uint64_t addr, uint64_t len, uint64_t *holes);
+
+/* there[i]: is anything mapped or swapped out at page i? Zero pages and -errno as in scan_holes_sure. */
+int scan_there(const struct scan *scan, uint64_t addr, uint64_t npages, bool *there);
+
+/* How many bytes it is from @addr to the first such page; @len: there is none; -errno. */
+int64_t scan_next(const struct scan *scan, uint64_t addr, uint64_t len);
+
+/* From @addr on, at most @len: up to where nothing is mapped for sure? At most 2 MiB at once. */
+uint64_t scan_gone(const struct scan *scan, uint64_t addr, uint64_t len);
 
 /* Is there nothing but zero in [@p, @p + @len)? */
 bool scan_is_zero(const void *p, uint64_t len);

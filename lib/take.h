@@ -10,6 +10,7 @@
 struct stage {
 	void *map; /* of two huge pages, to have an aligned one within */
 	void *page;
+	bool full; /* all of it has been read, and nothing been taken away */
 	pid_t giver;
 };
 

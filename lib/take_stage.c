@@ -97,16 +97,24 @@ void stage_close(struct stage *stage)
 
 int stage_fill(struct stage *stage, uint64_t src)
 {
-	return stage->map ? read_giver(stage, stage->page, src, FERRY_HUGE) : -ENOSYS;
+	int ret = stage->map ? read_giver(stage, stage->page, src, FERRY_HUGE) : -ENOSYS;
+
+	stage->full = !ret;
+	return ret;
 }
 
 int stage_place(struct stage *stage, int uffd, uint64_t dst, uint64_t *done)
 {
-	int ret = -ENOSYS;
+	struct ferry_move move = { .size = sizeof(move),
+				   .uffd = uffd,
+				   .flags = FERRY_MOVE_STRICT | (stage->full ? FERRY_MOVE_FULL : 0),
+				   .dst = dst,
+				   .src = (uintptr_t)stage->page,
+				   .len = FERRY_HUGE };
+	int ret = stage->map ? ferry_move(&move) : -ENOSYS;
 
-	*done = 0;
-	if (stage->map)
-		ret = uffd_move(uffd, dst, (uintptr_t)stage->page, FERRY_HUGE, 0, done);
+	stage->full = false;
+	*done = move.done;
 	/* What is left of a page that went in part would keep the next one from being huge. */
 	if (ret && stage->map)
 		madvise(stage->page, FERRY_HUGE, MADV_DONTNEED);

@@ -83,7 +83,7 @@ static void test_arguments(void **state)
 
 	(void)state;
 	places_init(&p, NPAGES * PAGE, 0);
-	for (unsigned int i = 0; i < 13; i++) {
+	for (unsigned int i = 0; i < 14; i++) {
 		struct ferry_move m = move_of(&p, i % 2 ? FERRY_MOVE_STRICT : 0);
 		m.done = 55;
 		switch (i) {
@@ -100,7 +100,7 @@ static void test_arguments(void **state)
 			m.len = 0;
 			break;
 		case 4:
-			m.flags |= 8;
+			m.flags |= 16;
 			break;
 		case 5:
 			m.flags = ~0u;
@@ -125,6 +125,9 @@ static void test_arguments(void **state)
 			break;
 		case 12:
 			m.len = UINT64_MAX;
+			break;
+		case 13:
+			m.flags |= FERRY_MOVE_FULL | FERRY_MOVE_ALLOW_HOLES;
 			break;
 		}
 		assert_int_equal(ferry_move(&m), -EINVAL);
@@ -199,6 +202,32 @@ static void test_all_holes(void **state)
 	places_fini(&p);
 }
 
+/* More than is looked at at once, from an odd page on, with holes on both sides of each border. */
+static void test_many_holes(void **state)
+{
+	struct places p;
+	size_t npages = 11 * BLOCK / PAGE, holes = 0;
+
+	(void)state;
+	places_init(&p, npages * PAGE, BLOCK - 3 * PAGE);
+	for (size_t i = 3; i < npages; i += BLOCK / PAGE) {
+		drop(p.src + (i - 1) * PAGE);
+		drop(p.src + i * PAGE);
+		holes += 2;
+	}
+	struct ferry_move m = move_of(&p, FERRY_MOVE_ALLOW_HOLES | FERRY_MOVE_STRICT);
+	assert_int_equal(ferry_move(&m), 0);
+	assert_int_equal(m.done, p.len);
+	assert_int_equal(m.holes, holes * PAGE);
+	assert_int_equal(m.bytes[FERRY_WAY_MOVE], p.len - m.holes);
+	for (size_t i = 0; i < npages; i++)
+		if ((i + 1) % (BLOCK / PAGE) == 3 || i % (BLOCK / PAGE) == 3)
+			assert_false(page_present(p.dst + i * PAGE));
+		else
+			assert_moved(&p, i, 1);
+	places_fini(&p);
+}
+
 /* A populated page in the way: what was moved before it stays moved, and the rest can follow. */
 static void test_restart(void **state)
 {
@@ -257,12 +286,15 @@ static void test_wake(void **state)
 
 /* ---- huge pages */
 
-static void huge_places(struct places *p, size_t len)
+/* The first @small bytes are in small pages. */
+static void huge_places(struct places *p, size_t len, size_t small)
 {
 	*p = (struct places){.uffd = open_uffd(UFFD_FEATURE_MOVE), .len = len};
-	p->dst = map_memory(len, 0);
-	p->src = map_memory(len, 0);
-	if (!make_huge(p->src, len))
+	p->dst = map_memory(len, BLOCK - small);
+	p->src = map_memory(len, BLOCK - small);
+	/* All of it, so that it stays one mapping, as MOVE wants it. */
+	assert_int_equal(madvise(p->src, len, MADV_HUGEPAGE), 0);
+	if (!make_huge(p->src + small, len - small))
 		SKIP("no huge pages are given here");
 	for (size_t i = 0; i < len / PAGE; i++)
 		fill_page(p->src + i * PAGE, i);
@@ -277,12 +309,28 @@ static void test_huge_whole(void **state)
 	struct places p;
 
 	(void)state;
-	huge_places(&p, 2 * BLOCK);
+	huge_places(&p, 2 * BLOCK, 0);
 	struct ferry_move m = move_of(&p, FERRY_MOVE_STRICT);
 	assert_int_equal(ferry_move(&m), 0);
 	assert_int_equal(m.bytes[FERRY_WAY_MOVE], 2 * BLOCK);
 	assert_int_equal(smaps_bytes(p.dst, p.len, "AnonHugePages"), 2 * BLOCK);
 	assert_int_equal(smaps_bytes(p.src, p.len, "Rss"), 0);
+	assert_moved(&p, 0, p.len / PAGE);
+	places_fini(&p);
+}
+
+/* Also where holes are looked for, piece by piece: no piece ends within a huge page. */
+static void test_huge_many(void **state)
+{
+	struct places p;
+
+	(void)state;
+	huge_places(&p, PAGE + 9 * BLOCK, PAGE);
+	struct ferry_move m = move_of(&p, FERRY_MOVE_STRICT | FERRY_MOVE_ALLOW_HOLES);
+	assert_int_equal(ferry_move(&m), 0);
+	assert_int_equal(m.bytes[FERRY_WAY_MOVE], p.len);
+	assert_int_equal(m.holes, 0);
+	assert_int_equal(smaps_bytes(p.dst, p.len, "AnonHugePages"), p.len - PAGE);
 	assert_moved(&p, 0, p.len / PAGE);
 	places_fini(&p);
 }
@@ -293,7 +341,7 @@ static void test_huge_split(void **state)
 	struct places p;
 
 	(void)state;
-	huge_places(&p, BLOCK);
+	huge_places(&p, BLOCK, 0);
 	struct ferry_move m = move_of(&p, FERRY_MOVE_STRICT);
 	m.dst += 100 * PAGE;
 	m.src += 100 * PAGE;
@@ -314,7 +362,7 @@ static void test_huge_unaligned(void **state)
 	struct places p;
 
 	(void)state;
-	huge_places(&p, 2 * BLOCK);
+	huge_places(&p, 2 * BLOCK, 0);
 	struct ferry_move m = move_of(&p, FERRY_MOVE_STRICT);
 	m.dst += PAGE;
 	m.len = BLOCK;
@@ -329,9 +377,10 @@ static void test_huge_unaligned(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_plain),      TEST(test_arguments),  TEST(test_holes),
-		TEST(test_all_holes),  TEST(test_restart),    TEST(test_wake),
-		TEST(test_huge_whole), TEST(test_huge_split), TEST(test_huge_unaligned),
+		TEST(test_plain),      TEST(test_arguments),      TEST(test_holes),
+		TEST(test_all_holes),  TEST(test_many_holes),     TEST(test_restart),
+		TEST(test_wake),       TEST(test_huge_whole),     TEST(test_huge_many),
+		TEST(test_huge_split), TEST(test_huge_unaligned),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
