@@ -190,6 +190,8 @@ static enum pageferry_why pf_count_each(const struct pf_op *op, const pte_t *tab
 		} else if (!pte_present(pte)) {
 			if (non_swap_entry(pte_to_swp_entry(pte)))
 				return PAGEFERRY_WHY_OTHER;
+			if (!pte_swp_exclusive(pte) && pf_is_cached_merged(pte_to_swp_entry(pte)))
+				return PAGEFERRY_WHY_MERGED;
 			sums->swapped++;
 		} else if (pte_special(pte)) {
 			if (!is_zero_pfn(pte_pfn(pte)))
