@@ -415,10 +415,22 @@ static void pf_put_table(struct mm_struct *mm, pmd_t *pmd, pmd_t table)
 		pmd_populate(mm, pmd, pmd_pgtable(table));
 }
 
-static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
+/* Counted as before: of a huge page it may have turned out meanwhile that it is broken. */
+static struct pf_sums pf_count_again(const struct pf_op *op, pmd_t was)
 {
 	struct pf_sums sums = {};
+
+	if (pmd_trans_huge(was))
+		sums.anon_pages = HPAGE_PMD_NR;
+	else
+		pf_count_table(op, pf_table(was), &sums);
+	return sums;
+}
+
+static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
+{
 	pmd_t was = b->was[i];
+	struct pf_sums sums;
 
 	if (pmd_none(was))
 		return;
@@ -427,7 +439,7 @@ static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int
 	else
 		pf_put_table(op->src.mm, op->src.pmd + i, was);
 	pf_put_table(op->dst.mm, op->dst.pmd + i, b->empty[i]);
-	pf_count_entry(op, was, &sums);
+	sums = pf_count_again(op, was);
 	b->sums.anon_pages -= sums.anon_pages;
 	b->sums.swapped -= sums.swapped;
 	pf_count_put_back(HPAGE_PMD_NR);
