@@ -21,6 +21,7 @@ struct give_range {
 	uint64_t *unmerged;  /* a bit for each block that had pages of KSM's, see give_merged.c */
 	bool stageable;	     /* both sides have the same offset within 2 MiB */
 	bool discarded;	     /* the taker's program has discarded some of it */
+	bool ready;	     /* to go by page tables: the taker has nothing of it */
 	uint64_t bytes[FERRY_WAYS]; /* of what the taker has asked for */
 };
 
