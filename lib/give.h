@@ -89,6 +89,7 @@ struct ferry_give {
 	struct pusher push;
 	struct hist latency;
 	int64_t shadow_at, committed_at;
+	int64_t runs_at; /* the taker's program, as far as we keep it from that */
 	struct ferry_report report;
 	uint8_t token[16];
 	char reason[WIRE_REASON]; /* what the taker said with ABORT */

@@ -253,4 +253,5 @@ void tables_go(struct ferry_give *give)
 			go_range(gr, until);
 	/* A taker that is gone is noticed by whoever waits for it. */
 	wire_send(give->sock, WIRE_ARRIVED, NULL, 0, NULL, 0, NULL, 0, give_deadline(give));
+	give->runs_at = give->push.asked_at = clock_ns();
 }
