@@ -142,6 +142,8 @@ unsigned int pf_move_huge(struct pf_op *op, pmd_t *dst_pmd, pmd_t *src_pmd);
 
 /* swapoff() looks for entries in the processes of this list only. */
 void pf_join_mmlist(struct mm_struct *mm);
+/* Would the page be mapped as one of KSM's when it is asked for? Nobody may swap it in meanwhile. */
+bool pf_is_cached_merged(swp_entry_t entry);
 
 /*
  * whole.c: as many page tables as move whole from here on, with all locks taken and given back. 0 or -errno.

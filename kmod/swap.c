@@ -71,11 +71,34 @@ static bool pf_check_entry(struct pf_op *op, struct pf_swapped *s)
 	return s->si ? true : pf_stop(op, PF_STOP_RETRY);
 }
 
+/* NULL or an error: it isn't in the swap cache. */
+static struct folio *pf_get_cached(swp_entry_t entry)
+{
+	unsigned long offset = swp_offset(entry);
+	struct address_space *space = &swapper_spaces[swp_type(entry)][offset >> PF_SWAP_SPACE_SHIFT];
+
+	return filemap_get_folio(space, offset & ((1UL << PF_SWAP_SPACE_SHIFT) - 1));
+}
+
+/*
+ * Once a page is out of the swap cache it isn't KSM's any more, and what is read in again isn't either. The device
+ * stays as long as the entry does.
+ */
+bool pf_is_cached_merged(swp_entry_t entry)
+{
+	struct folio *folio = pf_get_cached(entry);
+	bool merged;
+
+	if (IS_ERR_OR_NULL(folio))
+		return false;
+	merged = folio_test_ksm(folio);
+	folio_put(folio);
+	return merged;
+}
+
 static bool pf_lock_cached(struct pf_op *op, struct pf_swapped *s)
 {
-	unsigned long offset = swp_offset(s->entry);
-	struct address_space *space = &swapper_spaces[swp_type(s->entry)][offset >> PF_SWAP_SPACE_SHIFT];
-	struct folio *folio = filemap_get_folio(space, offset & ((1UL << PF_SWAP_SPACE_SHIFT) - 1));
+	struct folio *folio = pf_get_cached(s->entry);
 
 	if (IS_ERR_OR_NULL(folio))
 		return true;

@@ -81,7 +81,7 @@ static bool pf_is_child(const struct pf_op *op)
 
 static bool pf_is_empty_table(pmd_t pmd, unsigned long addr, unsigned long end)
 {
-	const pte_t *pte = pf_pte(native_pmd_val(pmd), addr);
+	const pte_t *pte = pf_pte(pmd_val(pmd), addr);
 
 	for (; addr < end; addr += PAGE_SIZE, pte++)
 		if (!pte_none(READ_ONCE(*pte)))
@@ -102,7 +102,7 @@ static bool pf_has_no_entry(const struct vm_area_struct *vma)
 		was = pmdp_get_lockless(pmd);
 		if (pmd_none(was))
 			continue;
-		if (!pf_is_table(native_pmd_val(was)) || !pf_is_empty_table(was, addr, next))
+		if (!pf_is_table(pmd_val(was)) || !pf_is_empty_table(was, addr, next))
 			return false;
 	}
 	return true;
@@ -168,7 +168,7 @@ static enum pageferry_why pf_share(const struct pf_op *op)
 
 static const pte_t *pf_table(pmd_t pmd)
 {
-	return pf_pte(native_pmd_val(pmd), 0);
+	return pf_pte(pmd_val(pmd), 0);
 }
 
 /* KSM finds whom it has merged by address, and never lets him write. */
@@ -190,6 +190,8 @@ static enum pageferry_why pf_count_each(const struct pf_op *op, const pte_t *tab
 		} else if (!pte_present(pte)) {
 			if (non_swap_entry(pte_to_swp_entry(pte)))
 				return PAGEFERRY_WHY_OTHER;
+			if (!pte_swp_exclusive(pte) && pf_is_cached_merged(pte_to_swp_entry(pte)))
+				return PAGEFERRY_WHY_MERGED;
 			sums->swapped++;
 		} else if (pte_special(pte)) {
 			if (!is_zero_pfn(pte_pfn(pte)))
@@ -230,7 +232,7 @@ static enum pageferry_why pf_count_entry(const struct pf_op *op, pmd_t pmd, stru
 	if (pmd_none(pmd))
 		return op->mode & PAGEFERRY_MOVE_ALLOW_SRC_HOLES ? PAGEFERRY_WHY_NONE
 								  : PAGEFERRY_WHY_HOLE;
-	if (pf_is_table(native_pmd_val(pmd)))
+	if (pf_is_table(pmd_val(pmd)))
 		return pf_count_table(op, pf_table(pmd), sums);
 	/*
 	 * The huge zero page is counted for each process that has it; and of one that is broken the
@@ -258,7 +260,7 @@ static bool pf_is_any_pinned(const pte_t *table)
 		pte_t pte = READ_ONCE(table[i]);
 
 		if (likely((pte.pte & (_PAGE_PRESENT | _PAGE_SPECIAL)) == _PAGE_PRESENT)) {
-			struct page *page = pfn_to_page((pte.pte & PTE_PFN_MASK) >> PAGE_SHIFT);
+			struct page *page = pfn_to_page((pte_val(pte) & PTE_PFN_MASK) >> PAGE_SHIFT);
 
 			if (folio_maybe_dma_pinned(page_folio(page)))
 				return true;
@@ -303,7 +305,7 @@ static bool pf_begin_batch(struct pf_op *op, struct pf_batch *b)
 /* Who waits for a page at the destination has made a table for it. */
 static bool pf_has_room(pmd_t dst)
 {
-	return pmd_none(dst) || (pf_is_table(native_pmd_val(dst)) && pf_is_empty_table(dst, 0, PMD_SIZE));
+	return pmd_none(dst) || (pf_is_table(pmd_val(dst)) && pf_is_empty_table(dst, 0, PMD_SIZE));
 }
 
 static enum pageferry_why pf_check_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
@@ -413,10 +415,22 @@ static void pf_put_table(struct mm_struct *mm, pmd_t *pmd, pmd_t table)
 		pmd_populate(mm, pmd, pmd_pgtable(table));
 }
 
-static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
+/* Counted as before: of a huge page it may have turned out meanwhile that it is broken. */
+static struct pf_sums pf_count_again(const struct pf_op *op, pmd_t was)
 {
 	struct pf_sums sums = {};
+
+	if (pmd_trans_huge(was))
+		sums.anon_pages = HPAGE_PMD_NR;
+	else
+		pf_count_table(op, pf_table(was), &sums);
+	return sums;
+}
+
+static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int i)
+{
 	pmd_t was = b->was[i];
+	struct pf_sums sums;
 
 	if (pmd_none(was))
 		return;
@@ -425,7 +439,7 @@ static void pf_put_back_entry(struct pf_op *op, struct pf_batch *b, unsigned int
 	else
 		pf_put_table(op->src.mm, op->src.pmd + i, was);
 	pf_put_table(op->dst.mm, op->dst.pmd + i, b->empty[i]);
-	pf_count_entry(op, was, &sums);
+	sums = pf_count_again(op, was);
 	b->sums.anon_pages -= sums.anon_pages;
 	b->sums.swapped -= sums.swapped;
 	pf_count_put_back(HPAGE_PMD_NR);

@@ -251,7 +251,7 @@ static int acknowledged(struct ferry_give *give)
 	if (!give->passed_over)
 		return -EPROTO;
 	give->phase = FERRY_PHASE_COMMITTED;
-	give->committed_at = give->push.asked_at = clock_ns();
+	give->committed_at = give->runs_at = give->push.asked_at = clock_ns();
 	give->report.shadow_ns = (uint64_t)(give->committed_at - give->shadow_at);
 	strict_begin(give);
 	merged_begin(give);

@@ -21,6 +21,7 @@ struct give_range {
 	uint64_t *unmerged;  /* a bit for each block that had pages of KSM's, see give_merged.c */
 	bool stageable;	     /* both sides have the same offset within 2 MiB */
 	bool discarded;	     /* the taker's program has discarded some of it */
+	bool ready;	     /* to go by page tables: the taker has nothing of it */
 	uint64_t bytes[FERRY_WAYS]; /* of what the taker has asked for */
 };
 
@@ -88,6 +89,7 @@ struct ferry_give {
 	struct pusher push;
 	struct hist latency;
 	int64_t shadow_at, committed_at;
+	int64_t runs_at; /* the taker's program, as far as we keep it from that */
 	struct ferry_report report;
 	uint8_t token[16];
 	char reason[WIRE_REASON]; /* what the taker said with ABORT */

@@ -17,7 +17,7 @@
 #define BUSY_NS	   2000000
 /*
  * A program that has just been taken over asks for its working set, page after page. Until it has been
- * quiet for so long, and at most for so long after the commit, nothing is pushed: this thread sleeps
+ * quiet for so long, and at most for so long after it began, nothing is pushed: this thread sleeps
  * on the CPU of the one that asks, so that each answer costs two switches and no interrupt. Awake it
  * would keep that thread from its CPU; from another one it would have to wake an idle CPU each time,
  * which costs more than the answer.
@@ -404,7 +404,7 @@ static int choose(struct ferry_give *give)
 
 int64_t push_not_before(const struct ferry_give *give)
 {
-	int64_t quiet = give->push.asked_at + QUIET_NS, settled = give->committed_at + SETTLE_NS;
+	int64_t quiet = give->push.asked_at + QUIET_NS, settled = give->runs_at + SETTLE_NS;
 
 	return quiet < settled ? quiet : settled;
 }

@@ -253,18 +253,27 @@ static enum ferry_why why_not(const struct give_range *gr)
 	return is_in_place(gr) ? FERRY_WHY_NONE : FERRY_WHY_CHANGED;
 }
 
+static enum ferry_why make_ready(struct give_range *gr)
+{
+	enum ferry_why why = why_not(gr);
+
+	return !why && fetch_back(gr) ? FERRY_WHY_OWN_PAGES : why;
+}
+
 void tables_go(struct ferry_give *give)
 {
 	int64_t until = clock_ns() + HEAD_START_NS;
 
+	/* All of them first: two ranges may be one mapping of the taker's. */
 	for (struct give_range *gr = give->ranges; gr < give->ranges + give->nranges; gr++) {
-		enum ferry_why why = why_not(gr);
-		if (!why && fetch_back(gr))
-			why = FERRY_WHY_OWN_PAGES;
+		enum ferry_why why = make_ready(gr);
 		stays(give, why);
-		if (!why)
-			go_range(gr, until);
+		gr->ready = !why;
 	}
+	for (struct give_range *gr = give->ranges; gr < give->ranges + give->nranges; gr++)
+		if (gr->ready)
+			go_range(gr, until);
 	/* A taker that is gone is noticed by whoever waits for it. */
 	wire_send(give->sock, WIRE_ARRIVED, NULL, 0, NULL, 0, NULL, 0, give_deadline(give));
+	give->runs_at = give->push.asked_at = clock_ns();
 }

@@ -8,6 +8,7 @@
  * The test build of the module can leave out what makes it right (skip_rmap): then it has to be
  * seen.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -530,6 +531,45 @@ static void merging(void)
 	check_call(swapoff(ZRAM));
 }
 
+/*
+ * What is swapped out is KSM's as long as it is in the swap cache, and is mapped again as such. It would not be
+ * found by the taker's mapping then.
+ */
+static void merged_and_swapped(void)
+{
+	struct end giver = giver_start(LEN, MAP_4K), taker = taker_start(LEN, MAP_4K);
+	uint64_t page = giver.addr + 9 * PAGE, twin = peer_map(giver.peer, 0, PAGE, MAP_4K);
+	struct end from = giver, to = taker;
+	pid_t pid = peer_pid(giver.peer);
+	struct pf_answer answer;
+
+	peer_fill(giver.peer, twin, PAGE, page / PAGE, SEED);
+	check_is(peer_madvise(giver.peer, twin, PAGE, MADV_MERGEABLE), 0);
+	check_is(peer_madvise(giver.peer, giver.addr, LEN, MADV_MERGEABLE), 0);
+	ksm_begin();
+	await(30000, page_frame(pid, page) == page_frame(pid, twin));
+	ksm_end();
+	peer_fill(giver.peer, twin, PAGE, 1, SEED);
+	swap_on(DISK);
+	check_is(peer_madvise(giver.peer, page, PAGE, MADV_PAGEOUT), 0);
+	check_is(count_pages(pid, page, PAGE, PM_SWAPPED), 1);
+	answer = pf_move_tables(pf_open_with(PAGEFERRY_FEATURE_TABLES), 0, &taker, &giver);
+	check_is(answer.ret, -EBUSY);
+	check_is(answer.moved, 9 * PAGE);
+	check_is(answer.why, PAGEFERRY_WHY_MERGED);
+	/* Written to it is the giver's own, and goes with the rest. */
+	peer_fill(giver.peer, page, PAGE, page / PAGE, SEED);
+	from.addr = page;
+	from.len = LEN - 9 * PAGE;
+	to.addr = taker.addr + 9 * PAGE;
+	check_is(pf_move_tables(pf_open_with(PAGEFERRY_FEATURE_TABLES), 0, &to, &from).ret, 0);
+	check(goes_out(&taker));
+	end_verify(&taker, taker.addr, giver.addr, LEN);
+	end_stop(&giver);
+	end_stop(&taker);
+	check_call(swapoff(DISK));
+}
+
 /* Small pages become huge, and these are split again as they go out. */
 static void collapse(void)
 {
@@ -596,6 +636,7 @@ const struct test rmap_tests[] = {
 	FORK("takers_child_stays", .takers = true),
 	TEST(down_the_line, .seconds = 120),
 	TEST(to_and_fro, .seconds = 60),
+	TEST(merged_and_swapped, .seconds = 60),
 	TEST(merging, .seconds = 90),
 	TEST(collapse, .seconds = 60),
 	TEST(splitting, .seconds = 60),

@@ -275,6 +275,50 @@ static void to_and_fro(void)
 	peer_end(s.giver);
 }
 
+/* Two ranges that are one mapping at the taker: what it has of the second one would be in the first one's way. */
+static int64_t give_halves(const uint64_t *arg)
+{
+	const uint64_t half = GIVEN_FILLED / 2;
+	struct ferry_range ranges[] = {{.addr = arg[1], .len = half, .id = 1},
+				       {.addr = arg[1] + half, .len = GIVEN_LEN - half, .id = 2}};
+	struct ferry_offer offer = {ranges, 2, NULL, 0};
+	struct ferry_give_opts opts = FERRY_GIVE_OPTS_INIT;
+	struct ferry_report report = {.size = sizeof(report)};
+	struct giving what = {.addr = arg[1]};
+	struct ferry_give *g;
+
+	opts.flags = FERRY_GIVE_TABLES;
+	check_is(ferry_give_open(&g, (int)arg[0], &offer, &opts), 0);
+	check_is(giving_until_done(g, &what), 0);
+	check_is(ferry_give_report(g, &report), 0);
+	ferry_give_close(g, NULL);
+	return (int64_t)report.bytes[FERRY_WAY_TABLES];
+}
+
+static void neighbours(void)
+{
+	struct scene s = scene_of(MAP_4K);
+	struct ferry_take_opts opts = FERRY_TAKE_OPTS_INIT;
+	int pair[2];
+
+	check_call(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	peer_begin(s.giver, give_halves, (uint64_t)peer_give_fd(s.giver, pair[0]), s.addr);
+	close(pair[0]);
+	opts.flags = FERRY_TAKE_TABLES;
+	check_is(ferry_take_open(&s.take, pair[1], &opts), 0);
+	check_is(ferry_take_map(s.take, 0, (void *)s.at), 0);
+	check_is(ferry_take_map(s.take, 1, (void *)(s.at + GIVEN_FILLED / 2)), 0);
+	check_is(ferry_take_attach(s.take), 0);
+	check_is(ferry_take_shadow(s.take, NULL, NULL), 0);
+	ask(&s);
+	commit(&s);
+	check_is(ferry_take_done(s.take, 30000), 0);
+	ferry_take_close(s.take);
+	check_is(peer_finish(s.giver), GIVEN_FILLED);
+	verify_all(&s);
+	peer_end(s.giver);
+}
+
 /* ---- what doesn't go so */
 
 /* Nobody has agreed to it. */
@@ -396,6 +440,7 @@ const struct test whole_tests[] = {
 	TEST(busy, .seconds = 60),
 	TEST(sparse),
 	TEST(to_and_fro, .seconds = 60),
+	TEST(neighbours),
 	TEST(refused),
 	TEST(pinned),
 	TEST(pinned_by_taker),
