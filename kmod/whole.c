@@ -102,6 +102,7 @@ static bool pf_has_no_entry(const struct vm_area_struct *vma)
 		was = pmdp_get_lockless(pmd);
 		if (pmd_none(was))
 			continue;
+		cond_resched();
 		if (!pf_is_table(pmd_val(was)) || !pf_is_empty_table(was, addr, next))
 			return false;
 	}
@@ -149,7 +150,8 @@ static enum pageferry_why pf_share(const struct pf_op *op)
 {
 	struct vm_area_struct *dst = op->dst.vma, *src = op->src.vma;
 
-	if (src->vm_flags & VM_UFFD_WP)
+	/* A stack couldn't grow below the offset that it would get. */
+	if ((src->vm_flags & VM_UFFD_WP) || (dst->vm_flags & VM_GROWSDOWN))
 		return PAGEFERRY_WHY_MAPPING;
 	if (!src->anon_vma)
 		return PAGEFERRY_WHY_NO_PAGES;

@@ -231,7 +231,7 @@ static int push_run(struct ferry_give *give, uint64_t page)
 	struct give_range *gr = give->push.now.range;
 	uint64_t dst, room, done = 0, tables = 0;
 	struct resolve_at at = {give->uffd, give->module, &give->refusals,
-				give->tables ? &tables : NULL};
+				gr->ready ? &tables : NULL};
 	struct ferry_answer ans = {0};
 	uint64_t n = same_way(give, page, &ans);
 	int error = 0;

@@ -99,7 +99,7 @@ static int fetch_run(struct give_range *gr, uint64_t first, uint64_t n)
  * Registered only meanwhile, for the module: this thread itself would wait for ever for a page that isn't
  * there. A page that can't come back stays with the taker, as it was.
  */
-static int fetch_back(struct give_range *gr)
+static int fetch_back(struct give_range *gr, int64_t until)
 {
 	uint64_t first = give_next_given(gr, 0, gr->npages), end;
 	int uffd = gr->give->own_uffd, ret;
@@ -112,8 +112,9 @@ static int fetch_back(struct give_range *gr)
 	if (ret)
 		return ret;
 	for (; !ret && first < gr->npages; first = give_next_given(gr, end, gr->npages)) {
-		end = give_next_left(gr, first, gr->npages);
-		ret = fetch_run(gr, first, end - first);
+		end = first + FERRY_HUGE_PAGES < gr->npages ? first + FERRY_HUGE_PAGES : gr->npages;
+		end = give_next_left(gr, first, end);
+		ret = clock_ns() > until ? -ETIMEDOUT : fetch_run(gr, first, end - first);
 	}
 	uffd_unregister(uffd, gr->r.addr, gr->r.len);
 	return ret;
@@ -253,11 +254,14 @@ static enum ferry_why why_not(const struct give_range *gr)
 	return is_in_place(gr) ? FERRY_WHY_NONE : FERRY_WHY_CHANGED;
 }
 
-static enum ferry_why make_ready(struct give_range *gr)
+static enum ferry_why make_ready(struct give_range *gr, int64_t until)
 {
 	enum ferry_why why = why_not(gr);
+	int ret = why ? 0 : fetch_back(gr, until);
 
-	return !why && fetch_back(gr) ? FERRY_WHY_OWN_PAGES : why;
+	if (ret)
+		why = ret == -ETIMEDOUT ? FERRY_WHY_LATE : FERRY_WHY_OWN_PAGES;
+	return why;
 }
 
 void tables_go(struct ferry_give *give)
@@ -266,7 +270,7 @@ void tables_go(struct ferry_give *give)
 
 	/* All of them first: two ranges may be one mapping of the taker's. */
 	for (struct give_range *gr = give->ranges; gr < give->ranges + give->nranges; gr++) {
-		enum ferry_why why = make_ready(gr);
+		enum ferry_why why = make_ready(gr, until);
 		stays(give, why);
 		gr->ready = !why;
 	}

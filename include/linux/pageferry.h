@@ -86,7 +86,7 @@ struct pageferry_info {
 enum pageferry_why {
 	PAGEFERRY_WHY_NONE,	 /* all of them have; or it was not asked for */
 	PAGEFERRY_WHY_ALIGNMENT, /* none is covered, or both sides lie in different ways */
-	PAGEFERRY_WHY_MAPPING,	 /* the source is registered for write-protection by userfaultfd */
+	PAGEFERRY_WHY_MAPPING,	 /* source registered for write-protection by userfaultfd, or destination a stack */
 	PAGEFERRY_WHY_OWN_PAGES, /* the destination's mapping has other pages */
 	PAGEFERRY_WHY_NO_PAGES,	 /* the source's mapping never had any */
 	PAGEFERRY_WHY_POPULATED, /* the destination has a page there */

@@ -400,6 +400,16 @@ static void giver_protected(struct why_scene *s)
 	s->from.uffd = s->giver.uffd;
 }
 
+static void taker_is_a_stack(struct why_scene *s)
+{
+	const struct end *e = &s->taker;
+
+	check_is(peer_syscall(e->peer, SYS_mmap, e->addr, e->len, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN, (uint64_t)-1, 0),
+		 e->addr);
+	check_is(uffd_register(e->uffd, e->addr, e->len, UFFDIO_REGISTER_MODE_MISSING), 0);
+}
+
 static void zero_page(struct end *e, uint64_t at)
 {
 	struct uffdio_zeropage zero = {.range = {e->addr + at, PAGE}};
@@ -636,6 +646,7 @@ const struct test tables_tests[] = {
 	WHY(taker_mergeable, NONE, .tables = BLOCKS),
 	WHY(merged, MERGED, .tables = 2, .ret = -EBUSY, .moved = 2 * BLOCK + 9 * PAGE),
 	WHY(giver_protected, MAPPING, .tables = 0),
+	WHY(taker_is_a_stack, MAPPING, .tables = 0),
 	WHY(taker_has_one_elsewhere, OWN_PAGES, .tables = 0),
 	WHY(taker_had_a_page, NONE, .tables = BLOCKS),
 	WHY(taker_has_a_page, POPULATED, .tables = 1, .ret = -EEXIST, .moved = BLOCK + 5 * PAGE),
