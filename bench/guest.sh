@@ -121,7 +121,7 @@ skipped()
 
 ratio()
 {
-	awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b }'
+	awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.3g", a / b }'
 }
 
 exact_ratio()

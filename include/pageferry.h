@@ -410,7 +410,7 @@ struct ferry_report {
 
 /** Why something didn't go as a whole page table although that was asked for. */
 enum ferry_why {
-	FERRY_WHY_NONE,	     /**< all of it has, or it was not asked for */
+	FERRY_WHY_NONE,	     /**< all that covers 2 MiB has, or it was not asked for */
 	FERRY_WHY_ALIGNMENT, /**< giver and taker have it at different places within 2 MiB, or less than that */
 	FERRY_WHY_MAPPING,   /**< a range is shared, or of several mappings; the mappings' rights differ; or the
 			      *   giver's is registered for write-protection by userfaultfd */
@@ -425,11 +425,11 @@ enum ferry_why {
 	FERRY_WHY_MODULE,    /**< pageferry.ko isn't there, or isn't allowed, or can't */
 	FERRY_WHY_TAKER,     /**< the taker has no FERRY_TAKE_TABLES, or is gone */
 	FERRY_WHY_CHANGED,   /**< the taker's program has discarded, moved or unmapped parts of it, or does just now */
-	FERRY_WHY_LATE,	     /**< it was so much that the taker's program has gone on meanwhile */
+	FERRY_WHY_LATE,	     /**< it was so much that the taker's program has gone on meanwhile; it may have gone so then */
 	FERRY_WHYS
 };
 
-/** One of these in words, "a page is pinned"; "?" for a value out of range. Any thread. */
+/** One of these in words, "a page may be pinned"; "?" for a value out of range. Any thread. */
 const char *ferry_why_name(unsigned int why);
 
 struct ferry_give_opts {

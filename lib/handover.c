@@ -26,8 +26,8 @@ const char *ferry_way_name(unsigned int way)
 const char *ferry_why_name(unsigned int why)
 {
 	static const char *const names[] = {
-		[FERRY_WHY_NONE] = "all has",
-		[FERRY_WHY_ALIGNMENT] = "both sides have it at different places within 2 MiB",
+		[FERRY_WHY_NONE] = "nothing was in the way",
+		[FERRY_WHY_ALIGNMENT] = "both sides have it at different places within 2 MiB, or it is less",
 		[FERRY_WHY_MAPPING] = "a mapping is shared, in parts, has other rights, or is write-protected by userfaultfd",
 		[FERRY_WHY_OWN_PAGES] = "the taker's mapping has other pages",
 		[FERRY_WHY_NO_PAGES] = "the giver's mapping never had any pages",

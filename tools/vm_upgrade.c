@@ -234,7 +234,7 @@ static void print_bytes(struct json_object *result)
 		printf("; %.0f KiB of it copied since they could not move",
 		       number(result, "refused_bytes") / 1024);
 	putchar('\n');
-	if (number(bytes, ferry_way_name(FERRY_WAY_MODULE)) > 0)
+	if (number(bytes, ferry_way_name(FERRY_WAY_MODULE)) > 0 && json_get_string(result, "not_by_tables"))
 		printf("         not all of it as page tables: %s\n", word(result, "not_by_tables"));
 }
 

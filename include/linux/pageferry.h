@@ -71,9 +71,9 @@ struct pageferry_info {
  *   too, and stay shared with them.
  * - All of the destination's mapping counts as soft-dirty, until that is cleared.
  *
- * The destination's mapping has to be empty at first, or to have only pages that came in this way out of the same
- * mapping of the source. Whether page tables move or pages, the errno and the order are the same. Not together
- * with PAGEFERRY_MOVE_CHECK.
+ * The destination's mapping has to be empty at first; when page tables of the same mapping of the source have come it
+ * may have other pages, too. But for what moves nevertheless, see above, the errno and the order are those of a
+ * move page by page. Not together with PAGEFERRY_MOVE_CHECK.
  */
 #define PAGEFERRY_MOVE_TABLES	       (1U << 3)
 /*
@@ -119,7 +119,8 @@ enum pageferry_why {
  *
  * Whoever tracks changes of the destination sees each page that has come as changed: its entry is
  * soft-dirty, writable, and never write-protected by userfaultfd, in whatever modes @dst is registered and
- * swapped out or not. (UFFDIO_MOVE lets the protection of a swapped-out page through.) At the source nothing
+ * swapped out or not. (What came with its page table has the entry that it had: there the mapping is what
+ * is soft-dirty. UFFDIO_MOVE lets the protection of a swapped-out page through.) At the source nothing
  * is left of a page that has gone, no protection either, as after MADV_DONTNEED: who still wants its old
  * contents has to take them before. An empty page that is write-protected there is a hole and stays
  * protected; one at the destination is EEXIST.
@@ -136,8 +137,8 @@ enum pageferry_why {
  * EEXIST	the destination page at @moved is populated.
  * ENOENT	the source page at @moved is empty; or nothing is mapped at @src or @dst.
  * ENOMEM	no memory, or the receiving process' memory cgroup is full. The page stays.
- * EINVAL	unknown @mode bits, or two that exclude each other; unaligned, empty or wrapping ranges; a range that isn't within one
- *		mapping; memory that isn't private and anonymous, or isn't writable; access rights or
+ * EINVAL	unknown @mode bits, or two that exclude each other; unaligned, empty or wrapping ranges; a range
+ *		that isn't within one mapping; memory that isn't private and anonymous, or isn't writable; access rights or
  *		locking (mlock) differ between both; source and destination are one process
  *		(UFFDIO_MOVE does that).
  * EPERM	no consent: the range is not registered in the descriptor given for it.
