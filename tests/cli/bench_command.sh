@@ -154,7 +154,7 @@ done
 printf '#!/bin/sh\ntrap "" TERM\n>%s/begun\nwhile :; do sleep 1; done\n' "$tmp" >"$tmp/alone/bench/push"
 "$tmp/alone/pageferry" bench push >"$tmp/out" 2>"$tmp/err" &
 pid=$!
-for ((i = 0; i < 600; i++)); do
+for ((i = 0; i < 3000; i++)); do
 	[ ! -e "$tmp/begun" ] || break
 	sleep 0.05
 done
@@ -272,7 +272,7 @@ begin()
 {
 	"$B/pageferry" bench --full --json "$tmp/ended" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null &
 	pid=$!
-	for ((i = 0; i < 600; i++)); do
+	for ((i = 0; i < 3000; i++)); do
 		! ls -d "$tmp"/pageferry-bench-* >/dev/null 2>&1 || break
 		sleep 0.05
 	done
