@@ -197,7 +197,7 @@ bool file_has(pid_t pid, const char *name, const char *what)
 
 void wait_merged(pid_t pid)
 {
-	for (int64_t until = now_ms() + 20000; !file_has(pid, "ksm_merging_pages", "[1-9]");) {
+	for (int64_t until = now_ms() + 35000; !file_has(pid, "ksm_merging_pages", "[1-9]");) {
 		assert_true(now_ms() < until);
 		usleep(10000);
 	}
