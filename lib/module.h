@@ -18,6 +18,9 @@ int module_open(uint64_t features);
  */
 int module_move(int module, int dst_uffd, uint64_t dst, const void *src, uint64_t len,
 		uint64_t *done, uint64_t *tables);
+/* The same, and nothing moves: could it? */
+int module_check(int module, int dst_uffd, uint64_t dst, const void *src, uint64_t len,
+		 uint64_t *done);
 
 /* Nothing but whole page tables; all three are multiples of 2 MiB. @may_have_holes: they may have empty pages. */
 struct module_tables {
@@ -30,9 +33,6 @@ struct module_tables module_move_tables(int module, int dst_uffd, uint64_t dst, 
 
 /* Out of the process behind @src_uffd to @dst of this one, where it is registered with @dst_uffd. */
 int module_fetch(int module, int dst_uffd, void *dst, int src_uffd, uint64_t src, uint64_t len,
-		 uint64_t *done);
-/* The same, and nothing moves: could it? */
-int module_check(int module, int dst_uffd, uint64_t dst, const void *src, uint64_t len,
 		 uint64_t *done);
 
 #endif
