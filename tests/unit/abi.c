@@ -302,6 +302,15 @@ static void test_values(void **state)
 		VALUE(FERRY_BLOCK_DATA, 0),
 		VALUE(FERRY_BLOCK_ZERO, 1),
 		VALUE(FERRY_BLOCK_LOST, 2),
+	};
+
+	(void)state;
+	assert_pins(pins, COUNT(pins));
+}
+
+static void test_wire_values(void **state)
+{
+	static const struct pin pins[] = {
 		VALUE(WIRE_MAGIC, 0x59524650),
 		VALUE(WIRE_VERSION, 2),
 		VALUE(WIRE_FDS, 128),
@@ -446,7 +455,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_layout_faults), TEST(test_layout_handover), TEST(test_layout_wire),
 		TEST(test_layout_snapshot),
-		TEST(test_values),        TEST(test_names),           TEST(test_symbols),
+		TEST(test_values), TEST(test_wire_values),        TEST(test_names),           TEST(test_symbols),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
