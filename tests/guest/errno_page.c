@@ -178,16 +178,12 @@ static bool is_merged(const struct scene *s)
 	return page_frame(pid, s->giver.addr + BAD) == page_frame(pid, ksm_twin);
 }
 
-/* The third page and one of the same contents beside. */
 static void merged(struct scene *s)
 {
-	ksm_twin = peer_map(s->giver.peer, 0, PAGE, MAP_4K);
-	peer_fill(s->giver.peer, ksm_twin, PAGE, (s->giver.addr + BAD) / PAGE, SEED);
-	check_is(peer_madvise(s->giver.peer, ksm_twin, PAGE, MADV_MERGEABLE), 0);
+	uint64_t page = s->giver.addr + BAD;
+
 	check_is(peer_madvise(s->giver.peer, s->giver.addr, LEN, MADV_MERGEABLE), 0);
-	ksm_begin();
-	await(15000, is_merged(s));
-	ksm_end();
+	ksm_twin = peer_merge_page(s->giver.peer, page, page / PAGE);
 }
 
 /* It was mapped twice, and still is KSM's. */

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -90,6 +91,18 @@ void ksm_end(void)
 {
 	for (size_t i = 0; i < COUNT(settings); i++)
 		set(settings[i], was[i]);
+}
+
+uint64_t peer_merge_page(struct peer *p, uint64_t page, uint64_t id)
+{
+	uint64_t twin = peer_map(p, 0, PAGE, MAP_4K);
+
+	peer_fill(p, twin, PAGE, id, SEED);
+	check_is(peer_madvise(p, twin, PAGE, MADV_MERGEABLE), 0);
+	ksm_begin();
+	await(30000, page_frame(peer_pid(p), page) == page_frame(peer_pid(p), twin));
+	ksm_end();
+	return twin;
 }
 
 /* Not by KPF_KSM: Linux 6.12 tells it of all anonymous pages. */

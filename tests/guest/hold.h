@@ -19,6 +19,11 @@ void unpin_page(void);
 /* ksmd runs, and fast; until the end of it, with all settings as they were. */
 void ksm_begin(void);
 void ksm_end(void);
+/*
+ * The peer's page at @page, which has the contents of @id and is MADV_MERGEABLE, is merged with a new one, whose address
+ * is returned.
+ */
+uint64_t peer_merge_page(struct peer *p, uint64_t page, uint64_t id);
 /* What was merged stays so, until each page is made its process' own again. */
 void ksm_unmerge_all(void);
 /* How many pages of the process are merged. */

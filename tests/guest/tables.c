@@ -376,18 +376,12 @@ static void taker_mergeable(struct why_scene *s)
 	check_is(peer_madvise(s->taker.peer, s->taker.addr, SHORT + BLOCK, MADV_MERGEABLE), 0);
 }
 
-/* One of its pages, and one of the same contents beside. */
 static void merged(struct why_scene *s)
 {
-	struct peer *p = s->giver.peer;
-	uint64_t page = s->giver.addr + 2 * BLOCK + 9 * PAGE, twin = peer_map(p, 0, PAGE, MAP_4K);
+	uint64_t page = s->giver.addr + 2 * BLOCK + 9 * PAGE;
 
-	peer_fill(p, twin, PAGE, page / PAGE, SEED);
-	check_is(peer_madvise(p, twin, PAGE, MADV_MERGEABLE), 0);
 	giver_mergeable(s);
-	ksm_begin();
-	await(30000, page_frame(peer_pid(p), page) == page_frame(peer_pid(p), twin));
-	ksm_end();
+	peer_merge_page(s->giver.peer, page, page / PAGE);
 }
 
 static void giver_protected(struct why_scene *s)

@@ -28,7 +28,6 @@ struct scene {
 	struct peer *giver;
 	uint64_t addr, at; /* the giver's, and this process' */
 	struct ferry_take *take;
-	size_t empty; /* pages of what is filled otherwise */
 	uint32_t range_flags;
 	bool refuses; /* the taker doesn't agree */
 };
@@ -412,15 +411,9 @@ static void merged(void)
 {
 	struct scene s = scene_of(MAP_4K);
 	const uint64_t at = 2 * BLOCK + 9 * PAGE;
-	uint64_t twin = peer_map(s.giver, 0, PAGE, MAP_4K);
-	pid_t pid = peer_pid(s.giver);
 
-	peer_fill(s.giver, twin, PAGE, at / PAGE, SEED);
-	check_is(peer_madvise(s.giver, twin, PAGE, MADV_MERGEABLE), 0);
 	check_is(peer_madvise(s.giver, s.addr, GIVEN_LEN, MADV_MERGEABLE), 0);
-	ksm_begin();
-	await(30000, page_frame(pid, s.addr + at) == page_frame(pid, twin));
-	ksm_end();
+	peer_merge_page(s.giver, s.addr + at, at / PAGE);
 	s.range_flags = FERRY_RANGE_MERGEABLE;
 	begin(&s);
 	ask(&s);
