@@ -216,7 +216,7 @@ static const char *word(struct json_object *object, const char *key)
 static void print_bytes(struct json_object *result)
 {
 	struct json_object *bytes = json_get(result, "bytes", json_type_object);
-	const char *separator = "";
+	const char *separator = "", *why = json_get_string(result, "not_by_tables");
 
 	printf("pages    %.1f MiB: ", number(result, "total_bytes") / 1048576);
 	for (unsigned int way = 0; way < FERRY_WAYS; way++) {
@@ -234,8 +234,8 @@ static void print_bytes(struct json_object *result)
 		printf("; %.0f KiB of it copied since they could not move",
 		       number(result, "refused_bytes") / 1024);
 	putchar('\n');
-	if (number(bytes, ferry_way_name(FERRY_WAY_MODULE)) > 0 && json_get_string(result, "not_by_tables"))
-		printf("         not all of it as page tables: %s\n", word(result, "not_by_tables"));
+	if (why && number(bytes, ferry_way_name(FERRY_WAY_MODULE)) > 0)
+		printf("         not all of it as page tables: %s\n", why);
 }
 
 static void print_result(struct json_object *result)
