@@ -284,13 +284,13 @@ static void test_balance(void **state)
 
 	(void)state;
 	bank_open(&bank, mem, NPAGES * PAGE);
-	while (images < 100 && now_ms() < until) {
+	/* A slow machine takes its time for the first few. */
+	while (images < 10 || (images < 100 && now_ms() < until)) {
 		one_audit(&bank, false);
 		images++;
 	}
 	bank_close(&bank);
 	print_message("# %u images, %llu moves\n", images, (unsigned long long)bank.moves);
-	assert_true(images >= 10);
 	unmap(mem, NPAGES * PAGE);
 }
 
