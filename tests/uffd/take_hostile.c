@@ -141,8 +141,8 @@ static void *hang_up(void *arg)
 	return NULL;
 }
 
-/* Nobody waits for a giver that is gone. */
-static void test_no_giver(void **state)
+/* A giver that goes before anything has arrived: the commit stands, and what is lost is told. */
+static void test_giver_goes(void **state)
 {
 	struct ends e = begin_with_tables();
 	pthread_t giver;
@@ -396,7 +396,7 @@ int main(void)
 		TEST(test_tables_unasked),
 		TEST(test_arrival),
 		TEST(test_no_arrival),
-		TEST(test_no_giver),
+		TEST(test_giver_goes),
 		TEST(test_wrong_descriptors),
 		TEST(test_unwanted_descriptors),
 		TEST(test_bad_stage),
