@@ -140,15 +140,14 @@ static int answer(struct ferry_source *src, const struct ferry_fault *fault,
 		return 0;
 	}
 	/*
-	 * What was given may be released here already: never copy it again. Shared memory is not
+	 * What was given may be released here already: never copy it again. Mostly it is there, and the
+	 * message was overtaken. If not it is empty, and nobody has told us: the kernel has dropped what
+	 * our program had freed with MADV_FREE, or a hole was punched in a file. Shared memory is not
 	 * ours to release, and the kernel may have unmapped a page of it since it was given.
 	 */
 	if (fault->kind == FERRY_FAULT_MINOR) {
 		ans->kind = FERRY_ANSWER_CONTINUE;
-	} else if (!give_is_left(gr, fault->offset / FERRY_PAGE)) {
-		ans->kind = FERRY_ANSWER_HERE;
-		return 0;
-	} else if (scan_is_zero(from, FERRY_PAGE)) {
+	} else if (!give_is_left(gr, fault->offset / FERRY_PAGE) || scan_is_zero(from, FERRY_PAGE)) {
 		ans->kind = FERRY_ANSWER_ZERO;
 	} else if (may_move(gr->give) && push_whole(gr, fault->offset)) {
 		/* The move of the whole wakes the thread. */

@@ -166,6 +166,38 @@ static void test_done_once(void **state)
 	end(&e);
 }
 
+static void *lose_a_page(void *arg)
+{
+	const struct ends *e = arg;
+	uint64_t value = 1;
+
+	hear_and_forget(e, WIRE_DONE);
+	check_equal(madvise(e->dst + 5 * PAGE, PAGE, MADV_DONTNEED), 0);
+	check_equal(peek(e->dst + 5 * PAGE, &value), 0);
+	check_equal(value, 0);
+	say(e, WIRE_FINISHED, NULL, 0, -1);
+	return NULL;
+}
+
+/*
+ * A page that had come is gone again, of which the giver isn't told: the kernel does so with what was freed by
+ * MADV_FREE, here it is a userfaultfd without such events. Whoever asks for it doesn't ask for ever.
+ */
+static void test_dropped(void **state)
+{
+	pthread_t thread;
+	struct ends e;
+
+	(void)state;
+	begin_committed(&e, FERRY_WAY_BIT(FERRY_WAY_COPY), 0, 0);
+	assert_int_equal(pthread_create(&thread, NULL, lose_a_page, &e), 0);
+	assert_int_equal(ferry_give_wait(e.give, FERRY_PHASE_DONE, -1), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(report_of(&e).bytes[FERRY_WAY_COPY], LEN);
+	assert_int_equal(report_of(&e).bytes[FERRY_WAY_ZERO], 0);
+	end(&e);
+}
+
 /* What can't come now ends it, and so does the taker's ABORT. */
 static void test_nonsense_after_commit(void **state)
 {
@@ -339,6 +371,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_done_once),
+		TEST(test_dropped),
 		TEST(test_nonsense_after_commit),
 		TEST(test_reason_of_one_that_is_gone),
 		TEST(test_reason_of_one_that_waited),
