@@ -43,9 +43,10 @@ static unsigned int holder_of(void)
 	return (unsigned int)atoi(text);
 }
 
+/* One that has ended counts as gone, whoever is to reap it and when. */
 static bool exists(unsigned int pid)
 {
-	return !kill((pid_t)pid, 0);
+	return !kill((pid_t)pid, 0) && !file_has((pid_t)pid, "status", "^State:.[ZX]");
 }
 
 static void assert_ends(unsigned int pid)
