@@ -336,6 +336,7 @@ pid_t snap_holder_start(int listener, int pidfd, int uffd, const uint8_t *id)
 
 	if (pid)
 		return pid < 0 ? -errno : pid;
+	park("snapshot.forked");
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGHUP, SIG_IGN);

@@ -226,8 +226,11 @@ void snap_close(struct snap_target *t)
 		close(t->mem);
 	if (t->pagemap >= 0)
 		close(t->pagemap);
-	if (t->lock >= 0)
+	/* A holder that has only just been forked has the descriptor, too, until it closes what it was left. */
+	if (t->lock >= 0) {
+		flock(t->lock, LOCK_UN);
 		close(t->lock);
+	}
 }
 
 bool snap_has_ended(const struct snap_target *t)

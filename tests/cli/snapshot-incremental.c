@@ -392,6 +392,24 @@ static void test_holder_killed(void **state)
 	assert_ends(holder);
 }
 
+/* A holder that hasn't run yet keeps nothing from the next command. */
+static void test_holder_waits(void **state)
+{
+	pid_t pid;
+	struct scene *s = scene_start(false, &pid);
+
+	(void)state;
+	setenv("PAGEFERRY_PARK", "snapshot.forked", 1);
+	assert_done(base(pid, ""));
+	unsetenv("PAGEFERRY_PARK");
+	unsigned int holder = holder_of();
+	assert_int_equal(ferry("--pid %d -o full", (int)pid), 1);
+	assert_true(said(errors, "^pageferry: process [0-9]* is tracked: use --incremental"));
+	kill((pid_t)holder, SIGCONT);
+	assert_done(increment(pid, "base", "i1", ""));
+	scene_end(s, pid);
+}
+
 /* What was interrupted is as if it had never been. */
 static void test_interrupted(void **state)
 {
@@ -634,7 +652,8 @@ int main(void)
 		TEST(test_small_pages),  TEST(test_huge_pages),
 		TEST(test_compressed),   TEST(test_under_load),
 		TEST(test_killed),       TEST(test_holder_killed),
-		TEST(test_interrupted),  TEST(test_execs),
+		TEST(test_holder_waits), TEST(test_interrupted),
+		TEST(test_execs),
 		TEST(test_wrong_files),  TEST(test_torn),
 		TEST(test_meanwhile),    TEST(test_guard),
 		TEST(test_left_out),     TEST(test_shared_memory),
