@@ -4,6 +4,8 @@
 # The test guest: boots, ticks, checks its memory and disk, powers off, and notices damage.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/lib/console.sh
+. tests/lib/console.sh
 B=${B:-build}
 
 skip_all()
@@ -72,7 +74,7 @@ await()
 {
 	local deadline=$((SECONDS + 120))
 
-	until tail -c "+$((${2-0} + 1))" "$tmp/console" | grep -aE "$1" >"$tmp/found"; do
+	until whole_lines "$tmp/console" "${2-0}" | grep -aE "$1" >"$tmp/found"; do
 		kill -0 "$qemu" 2>/dev/null && [ $SECONDS -lt $deadline ] || return 1
 		sleep 0.05
 	done

@@ -6,6 +6,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/vm.sh
+. tests/lib/console.sh
 UPGRADES=${UPGRADES:-20}
 command -v cpio >/dev/null || skip_all "no cpio"
 kernel=$(guest/kernel 2>"$tmp/why") || skip_all "no kernel for a guest: $(tail -n 1 "$tmp/why")"
@@ -14,7 +15,7 @@ guest/initrd "$kernel" "$tmp/initrd" >&2 || exit 1
 # shows REGEX FROM: a line on the console, after so many bytes, matches; it is in $tmp/found then
 shows()
 {
-	tail -c "+$(($2 + 1))" "$tmp/console" | grep -aE "$1" >"$tmp/found" ||
+	whole_lines "$tmp/console" "$2" | grep -aE "$1" >"$tmp/found" ||
 		is_gone "${keeper[vm]}"
 }
 
