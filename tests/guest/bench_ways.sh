@@ -143,7 +143,7 @@ leaves_nothing()
 
 mkdir "$tmp/run"
 export TMPDIR=$tmp/run
-if LIMIT=3 ends 2 --quick >/dev/null; then
+if LIMIT=0 ends 2 --quick >/dev/null; then
 	skip "in a guest" "$(sed -n 's/^ways: //p' "$tmp/err")"
 else
 	ok "a guest that doesn't come to its end is a failure" grep -q . "$tmp/err"

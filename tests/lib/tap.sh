@@ -28,7 +28,7 @@ ok()
 		[ ! -s "$tmp/out" ] || sed 's/^/# stdout: /' "$tmp/out"
 		[ ! -s "$tmp/err" ] || sed 's/^/# stderr: /' "$tmp/err"
 		for log in "$tmp"/*.log; do
-			[ ! -s "$log" ] || grep -v ' adds ' "$log" | tail -n 9 |
+			[ ! -s "$log" ] || grep -av ' adds ' "$log" | tail -n 25 |
 				cut -c 1-400 | sed "s,^,# ${log##*/}: ,"
 		done
 	fi

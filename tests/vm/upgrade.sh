@@ -15,7 +15,7 @@ guest/initrd "$kernel" "$tmp/initrd" >&2 || exit 1
 # shows REGEX FROM: a line on the console, after so many bytes, matches; it is in $tmp/found then
 shows()
 {
-	whole_lines "$tmp/console" "$2" | grep -aE "$1" >"$tmp/found" ||
+	whole_lines "$tmp/console.log" "$2" | grep -aE "$1" >"$tmp/found" ||
 		is_gone "${keeper[vm]}"
 }
 
@@ -30,7 +30,7 @@ tell()
 {
 	local shown
 
-	shown=$(stat -c %s "$tmp/console")
+	shown=$(stat -c %s "$tmp/console.log")
 	echo "$1" >&5
 	await "$2" "$shown"
 }
@@ -56,7 +56,7 @@ guest_is_well()
 	line=$(tell check 'ferry: CHECK') || { echo "no answer"; return 1; }
 	echo "$line"
 	[[ $line == *"CHECK ok"*" corrupt=0 disk_bad=0"* ]] &&
-		! grep -aE 'ferry: (CORRUPT|DISK|FAIL)' "$tmp/console"
+		! grep -aE 'ferry: (CORRUPT|DISK|FAIL)' "$tmp/console.log"
 }
 
 guest_has_written()
@@ -142,7 +142,7 @@ ram_is_anonymous()
 
 truncate -s 64M "$tmp/disk"
 mkfifo "$tmp/in" "$tmp/ticks"
-: >"$tmp/console"
+: >"$tmp/console.log"
 coproc watch { exec "$B/guest/watch" "$tmp/ticks"; }
 watch_in=${watch[1]} watch_out=${watch[0]}
 "$pageferry" vm run vm -- qemu-system-x86_64 -accel tcg -machine pc -m 512 -smp 2 -nodefaults \
@@ -150,7 +150,7 @@ watch_in=${watch[1]} watch_out=${watch[0]}
 	-append "$(cat guest/cmdline) ferry.disk=1 ferry.writers=2" -serial stdio \
 	-drive "file=$tmp/disk,format=raw,if=virtio" -chardev "file,id=ticks,path=$tmp/ticks" \
 	-device isa-debugcon,iobase=0x402,chardev=ticks \
-	-qmp "unix:$tmp/user.sock,server=on,wait=off" <>"$tmp/in" >>"$tmp/console" 2>"$tmp/vm.log" &
+	-qmp "unix:$tmp/user.sock,server=on,wait=off" <>"$tmp/in" >>"$tmp/console.log" 2>"$tmp/vm.log" &
 keeper[vm]=$!
 exec 5>"$tmp/in"
 ok "the guest is up" await 'ferry: READY'
