@@ -140,14 +140,16 @@ static int answer(struct ferry_source *src, const struct ferry_fault *fault,
 		return 0;
 	}
 	/*
-	 * What was given may be released here already: never copy it again. Mostly it is there, and the
-	 * message was overtaken. If not it is empty, and nobody has told us: the kernel has dropped what
-	 * our program had freed with MADV_FREE, or a hole was punched in a file. Shared memory is not
-	 * ours to release, and the kernel may have unmapped a page of it since it was given.
+	 * What was given may be released here already: never copy it again. Mostly it is there, and
+	 * the message was overtaken. If not it is empty, and nobody has told us: the kernel has
+	 * dropped what our program had freed with MADV_FREE, or a hole was punched in a file.
+	 * Shared memory is not ours to release, and the kernel may have unmapped a page of it since
+	 * it was given.
 	 */
 	if (fault->kind == FERRY_FAULT_MINOR) {
 		ans->kind = FERRY_ANSWER_CONTINUE;
-	} else if (!give_is_left(gr, fault->offset / FERRY_PAGE) || scan_is_zero(from, FERRY_PAGE)) {
+	} else if (!give_is_left(gr, fault->offset / FERRY_PAGE) ||
+		   scan_is_zero(from, FERRY_PAGE)) {
 		ans->kind = FERRY_ANSWER_ZERO;
 	} else if (may_move(gr->give) && push_whole(gr, fault->offset)) {
 		/* The move of the whole wakes the thread. */
@@ -190,7 +192,7 @@ static void removed(struct ferry_source *src, uint64_t offset, uint64_t len)
 int give_range_init(struct give_range *gr, struct ferry_give *give, const struct ferry_range *r)
 {
 	*gr = (struct give_range){
-		.src = { .answer = answer, .installed = installed, .removed = removed },
+		.src = {.answer = answer, .installed = installed, .removed = removed},
 		.give = give,
 		.r = *r,
 		.npages = r->len / FERRY_PAGE,
