@@ -130,6 +130,13 @@ enum resolved resolve_push(struct resolve_at at, uint64_t addr, struct ferry_ans
 	 */
 	if (*error == -ENOENT && !*done && len > FERRY_PAGE)
 		*error = act(at, addr, answer, FERRY_PAGE, done);
+	/*
+	 * Since Linux 6.8 the kernel looks for the mapping before it looks whether mappings change: an
+	 * mremap() that was under way when we came is ENOENT, though the page only lives elsewhere now.
+	 * Its event isn't read yet, and that is what tells.
+	 */
+	if (*error == -ENOENT && !*done && resolve_is_blocked(at.uffd))
+		*error = -EAGAIN;
 	return resolved_from(*error, *done);
 }
 

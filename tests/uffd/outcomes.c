@@ -2,7 +2,9 @@
 /* Every outcome that resolving can have, by every ioctl, made to happen and seen in the memory. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -362,12 +364,77 @@ static void test_poison_range(void **state)
 	bench_fini(&b);
 }
 
+/* ---- an mremap that is under way */
+
+#define MOVED_LEN (64ul << 20)
+#define MOVES	  200u
+
+static char *places[2];
+static atomic_bool stays; /* from now on */
+
+static void *move_to_and_fro(void *arg)
+{
+	for (unsigned int i = 0; i < MOVES; i++)
+		check(mremap(places[i % 2], MOVED_LEN, MOVED_LEN, MREMAP_MAYMOVE | MREMAP_FIXED,
+			     places[(i + 1) % 2]) == places[(i + 1) % 2]);
+	stays = true;
+	return arg;
+}
+
+/* Where it is now, if an event tells: it may not be there yet, and tells of what was unmapped, too. */
+static char *moved_to(int uffd)
+{
+	struct uffd_msg msg;
+
+	if (read(uffd, &msg, sizeof(msg)) != sizeof(msg) || msg.event != UFFD_EVENT_REMAP)
+		return NULL;
+	return (char *)(uintptr_t)msg.arg.remap.to;
+}
+
+/* A page that moves meanwhile isn't gone, however often that is asked: it is there, or it has to wait. */
+static void test_moves(void **state)
+{
+	int uffd = open_uffd(EVENTS), error = 0;
+	char *page = map_memory(PAGE, 0), *now;
+	struct ferry_answer answer = {.kind = FERRY_ANSWER_COPY, .from = page};
+	struct resolve_at at = {.uffd = uffd, .module = -1};
+	unsigned int moves = 0;
+	pthread_t thread;
+	uint64_t done;
+
+	(void)state;
+	fill_page(page, 1);
+	for (unsigned int i = 0; i < 2; i++)
+		places[i] = map_memory(MOVED_LEN, 0);
+	now = places[0];
+	for (uint64_t i = 0; i < MOVED_LEN / PAGE; i++)
+		now[i * PAGE] = 1;
+	assert_int_equal(
+		uffd_register(uffd, (uintptr_t)now, MOVED_LEN, UFFDIO_REGISTER_MODE_MISSING, NULL),
+		0);
+	assert_int_equal(pthread_create(&thread, NULL, move_to_and_fro, NULL), 0);
+	while (!stays) {
+		enum resolved r = resolve_push(at, (uintptr_t)now, &answer, &done, &error);
+		char *next = r == RESOLVED_DEFERRED ? moved_to(uffd) : NULL;
+		if (r != RESOLVED_DEFERRED && r != RESOLVED_ALREADY)
+			fail_msg("after %u moves: outcome %d, error %d", moves, (int)r, error);
+		now = next ? next : now;
+		moves += !!next;
+	}
+	pthread_join(thread, NULL);
+	assert_int_equal(moves, MOVES);
+	close(uffd);
+	unmap(page, PAGE);
+	unmap(now, MOVED_LEN);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_installed), TEST(test_already),   TEST(test_already_wakes),
 		TEST(test_deferred),  TEST(test_discarded), TEST(test_discarded_wakes),
 		TEST(test_failed),    TEST(test_gone),      TEST(test_poison_range),
+		TEST(test_moves),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
