@@ -49,6 +49,11 @@ static bool exists(unsigned int pid)
 	return !kill((pid_t)pid, 0) && !file_has((pid_t)pid, "status", "^State:.[ZX]");
 }
 
+static bool is_stopped(unsigned int pid)
+{
+	return file_has((pid_t)pid, "status", "^State:.T");
+}
+
 static void assert_ends(unsigned int pid)
 {
 	for (int64_t until = now_ms() + 5000; exists(pid) && now_ms() < until;)
@@ -403,6 +408,9 @@ static void test_holder_waits(void **state)
 	assert_done(base(pid, ""));
 	unsetenv("PAGEFERRY_PARK");
 	unsigned int holder = holder_of();
+	for (int64_t until = now_ms() + 5000; !is_stopped(holder) && now_ms() < until;)
+		usleep(1000);
+	assert_true(is_stopped(holder));
 	assert_int_equal(ferry("--pid %d -o full", (int)pid), 1);
 	assert_true(said(errors, "^pageferry: process [0-9]* is tracked: use --incremental"));
 	kill((pid_t)holder, SIGCONT);
