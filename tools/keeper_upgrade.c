@@ -378,11 +378,12 @@ static int drain(struct upgrade *up)
 		return 0;
 	if (keeper->stop)
 		return why_set(&up->why, -ECANCELED, "the VM is being stopped");
+	const struct qemu *ended = up->new->ended ? up->new : up->old;
 	char how[128];
-	qemu_end_text(up->new->ended ? up->new : up->old, how, sizeof(how));
+	qemu_end_text(ended, how, sizeof(how));
 	return why_set(&up->why, -EOWNERDEAD,
 		       "the %s QEMU %s while %llu bytes of guest memory were on their way",
-		       up->new->ended ? "new" : "old", how, (unsigned long long)left);
+		       ended == up->new ? "new" : "old", how, (unsigned long long)left);
 }
 
 /* It ends by itself once it has nothing left to give. */
