@@ -412,8 +412,8 @@ struct ferry_report {
 enum ferry_why {
 	FERRY_WHY_NONE,	     /**< all that covers 2 MiB has, or it was not asked for */
 	FERRY_WHY_ALIGNMENT, /**< giver and taker have it at different places within 2 MiB, or less than that */
-	FERRY_WHY_MAPPING,   /**< a range is shared, or of several mappings; the mappings' rights differ; or the
-			      *   giver's is registered for write-protection by userfaultfd */
+	FERRY_WHY_MAPPING,   /**< a range is shared, or of several mappings; the mappings' rights differ; the giver's is
+			      *   registered for write-protection by userfaultfd, or the taker's is a stack */
 	FERRY_WHY_OWN_PAGES, /**< the taker's mapping has pages, as of before the commit, that couldn't go back */
 	FERRY_WHY_NO_PAGES,  /**< the giver's range never had any */
 	FERRY_WHY_POPULATED, /**< the taker has a page within these 2 MiB */
