@@ -455,7 +455,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_layout_faults), TEST(test_layout_handover), TEST(test_layout_wire),
 		TEST(test_layout_snapshot),
-		TEST(test_values), TEST(test_wire_values),        TEST(test_names),           TEST(test_symbols),
+		TEST(test_values),        TEST(test_wire_values),     TEST(test_names),
+		TEST(test_symbols),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
